@@ -1,0 +1,409 @@
+"""Pattern: which keys a query may attend to, as one predicate on absolute positions.
+
+A pattern is a frozen dataclass whose `__call__(q, k)` is written with operators only: `+ - * // %
+abs`, one comparison at a time, `& | ~` on the results, look-ups in a table, set or relation, and
+loops over fields. The same code then runs on NumPy grids (the mask), on `Span`s (block layouts),
+on `Drift`s (the period), and on the tensors and graph symbols of the exporters.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, NoReturn, Self, cast
+
+import numpy as np
+
+from .._arrays import Bools, Ints, integer, integers
+from . import descent
+from .relation import Rows
+
+Predicate = Callable[[Any, Any, Any], Any]
+
+
+class Frame(NamedTuple):
+    """The absolute positions of the queries (m,) and of the key slots (n,) of one batch row."""
+
+    q: Ints
+    k: Ints
+
+    @property
+    def keys(self) -> int | Ints:
+        """The key slots as `Pattern.rows` takes them: a number where slot j has position j."""
+        plain = np.array_equal(self.k, np.arange(len(self.k)))
+        return len(self.k) if plain else self.k
+
+
+class Pattern:
+    """A set of (query, key) pairs; combine with `&`, `|`, `~` and `-` (and-not).
+
+    `heads` is the number of distinct heads, `at(head)` the pattern of one of them.
+    """
+
+    def __init_subclass__(cls) -> None:
+        if "__call__" in vars(cls):
+            cls.__call__ = _total(vars(cls)["__call__"])  # type: ignore[method-assign]
+
+    def __call__(self, q: Any, k: Any) -> Any:
+        """Whether query position `q` may attend to key position `k`, elementwise."""
+        raise NotImplementedError
+
+    def __and__(self, other: Pattern) -> Pattern:
+        return And((self, _pattern("&", other)))
+
+    def __or__(self, other: Pattern) -> Pattern:
+        return Or((self, _pattern("|", other)))
+
+    def __sub__(self, other: Pattern) -> Pattern:
+        return self & ~_pattern("-", other)
+
+    def __invert__(self) -> Pattern:
+        return Not(self)
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("a pattern has no truth value: combine patterns with & | ~, not and/or/not")
+
+    @property
+    def children(self) -> tuple[Pattern, ...]:
+        """The patterns this one is made of."""
+        found: list[Pattern] = []
+        for field in fields(cast(Any, self)):
+            value = getattr(self, field.name)
+            found += [value] if isinstance(value, Pattern) else []
+            found += value if field.name == "patterns" else []
+        return tuple(found)
+
+    @property
+    def heads(self) -> int:
+        """The number of distinct heads: head h of a model has the pattern of h % heads."""
+        return math.lcm(*(child.heads for child in self.children))
+
+    @property
+    def covers(self) -> int | None:
+        """How many positions the pattern is defined for; None: all of them."""
+        known = [child.covers for child in self.children]
+        return min((c for c in known if c is not None), default=None)
+
+    @property
+    def multiset(self) -> bool:
+        """Whether a key may count more than once (see `Multi`)."""
+        return any(child.multiset for child in self.children)
+
+    @property
+    def explicit(self) -> bool:
+        """Whether `rows` lists the keys from a table instead of searching for them."""
+        return False
+
+    def at(self, head: int) -> Pattern:
+        """The head-free pattern of one head."""
+        return self if self.heads == 1 else self._with(lambda child: child.at(head))
+
+    @property
+    def batches(self) -> int | None:
+        """The number of batch rows the pattern tells apart; None: all alike."""
+        known = {child.batches for child in self.children} - {None}
+        if len(known) > 1:
+            raise ValueError(f"PerBatch parts must have one length, got {sorted(known)}")  # type: ignore[type-var]
+        return known.pop() if known else None
+
+    def for_batch(self, batch: int) -> Pattern:
+        """The pattern of one batch row."""
+        return self if self.batches is None else self._with(lambda child: child.for_batch(batch))
+
+    @property
+    def parts(self) -> tuple[Pattern, ...]:
+        """The sets whose sum a multiset is; a set is its own only part."""
+        return (self,)
+
+    def _with(self, change: Callable[[Pattern], Pattern]) -> Self:
+        """The same pattern with every child changed."""
+        new: dict[str, Any] = {}
+        for field in fields(cast(Any, self)):
+            value = getattr(self, field.name)
+            if isinstance(value, Pattern):
+                new[field.name] = change(value)
+            elif field.name == "patterns":
+                new[field.name] = tuple(change(child) for child in value)
+        return replace(cast(Any, self), **new) if new else self  # type: ignore[no-any-return]
+
+    def rows(self, start: int, stop: int, keys: int | Ints | None = None) -> Rows:
+        """The key slots that the queries at positions start..stop - 1 may see, as CSR rows.
+
+        `keys` is the number of key slots (default `stop`), or the position of each slot; a slot
+        with a negative position is empty.
+        """
+        q = np.arange(start, stop)
+        if keys is None or isinstance(keys, int):
+            return descent.rows(self, q, np.arange(max(stop, 0) if keys is None else keys))
+        live = np.flatnonzero(keys >= 0)
+        found = descent.rows(self, q, keys[live])
+        return Rows(found.indptr, live[found.indices])
+
+    def mask(
+        self,
+        q_len: int,
+        kv_len: int,
+        *,
+        heads: int | None = None,
+        q_start: int | None = None,
+        kv_positions: object = None,
+        batch: int = 0,
+    ) -> Bools:
+        """The pattern as a dense bool array (heads, q_len, kv_len), True = attend.
+
+        Parameters
+        ----------
+        q_len, kv_len : int >= 0
+            Numbers of queries m and key slots n.
+        heads : int, optional
+            Number of heads (default `self.heads`); head h has the pattern of h % self.heads.
+        q_start : int, optional
+            Absolute position of the first query; default n - m, the queries are the last.
+        kv_positions : int (n,), optional
+            Absolute position of each key slot, default 0..n - 1; a negative one is an empty slot.
+        batch : int
+            The batch row, for a `PerBatch`.
+
+        Examples
+        --------
+        >>> from sparse_ref import Causal
+        >>> Causal().mask(2, 3).astype(int)
+        array([[[1, 1, 0],
+                [1, 1, 1]]])
+        """
+        frame = self.frame(q_len, kv_len, q_start, kv_positions)
+        return self._dense(frame, heads, batch, support=True).astype(bool)
+
+    def counts(
+        self,
+        q_len: int,
+        kv_len: int,
+        *,
+        heads: int | None = None,
+        q_start: int | None = None,
+        kv_positions: object = None,
+        batch: int = 0,
+    ) -> Ints:
+        """How often each key counts: `mask` for sets, multiplicities for a `Multi`; int64."""
+        frame = self.frame(q_len, kv_len, q_start, kv_positions)
+        return self._dense(frame, heads, batch, support=False)
+
+    def _dense(self, frame: Frame, heads: int | None, batch: int, *, support: bool) -> Ints:
+        heads = self.heads if heads is None else integer("heads", heads, 1)
+        row = one_row(self, batch)
+        q, k = frame.q[:, None], frame.k[None, :]
+        shape, filled = (len(frame.q), len(frame.k)), k >= 0
+        distinct = []
+        for head in range(min(heads, row.heads)):
+            one = row.at(head)
+            parts = (one,) if support else one.parts
+            total = functools.reduce(operator.add, (np.int64(1) * part(q, k) for part in parts))
+            distinct.append(np.broadcast_to(total * filled, shape))
+        return np.stack([distinct[head % row.heads] for head in range(heads)])
+
+    def frame(
+        self, q_len: int, kv_len: int, q_start: int | None = None, kv_positions: object = None
+    ) -> Frame:
+        """Checked positions of the queries and the key slots."""
+        m, n = integer("q_len", q_len), integer("kv_len", kv_len)
+        start = n - m if q_start is None else integer("q_start", q_start, None)
+        k = np.arange(n) if kv_positions is None else integers("kv_positions", kv_positions)
+        if len(k) != n:
+            raise ValueError(f"kv_positions must have kv_len = {n} entries, got {len(k)}")
+        end = min(start + m, int(k.max(initial=-1)) + 1)
+        if self.covers is not None and m and end > self.covers:
+            raise ValueError(
+                f"q_len, kv_len must stay within the {self.covers} positions that {self!r} covers, "
+                f"got a query at position {end - 1}"
+            )
+        return Frame(np.arange(start, start + m), k)
+
+
+def _total(predicate: Predicate) -> Predicate:
+    """Plain ints become np.int64 (`~True` is -2 in Python), literal answers become arrays."""
+
+    @functools.wraps(predicate)
+    def call(self: Any, q: Any, k: Any) -> Any:
+        if type(q) is int and type(k) is int:
+            return bool(call(self, np.int64(q), np.int64(k)))
+        q = np.int64(q) if type(q) is int else q
+        k = np.int64(k) if type(k) is int else k
+        answer = predicate(self, q, k)
+        if answer is not True and answer is not False:
+            return answer
+        if (constant := getattr(q, "constant", None)) is not None:
+            return constant(answer)
+        return (q == q) if answer else (q != q)  # noqa: PLR0124 - the type of q's own truths
+
+    return call
+
+
+def _pattern(sign: str, other: object) -> Pattern:
+    return checked(other, f"the right side of {sign}")
+
+
+def checked(pattern: object, name: str = "pattern") -> Pattern:
+    """`pattern` itself, or an error that says what it is instead."""
+    if not isinstance(pattern, Pattern):
+        raise TypeError(f"{name} must be a pattern, got {pattern!r}")
+    return pattern
+
+
+def one_row(pattern: Pattern, batch: int) -> Pattern:
+    """The pattern of one batch row."""
+    if pattern.batches is None:
+        return pattern
+    return pattern.for_batch(integer("batch", batch, 0, pattern.batches - 1))
+
+
+def pattern_field(owner: Pattern, name: str, *, sets_only: bool = False) -> None:
+    """Refuse a field that is not a pattern (or is a multiset where a set is needed)."""
+    value = checked(getattr(owner, name), name)
+    if sets_only and value.multiset:
+        raise ValueError(f"{name} must be a set, got the multiset {value!r}")
+
+
+def patterns_field(owner: Pattern, *, least: int = 1) -> None:
+    """Turn the field `patterns` into a tuple of patterns, or refuse it."""
+    given = owner.patterns  # type: ignore[attr-defined]
+    if isinstance(given, Pattern):
+        raise TypeError(f"patterns must be a sequence of patterns, got the one pattern {given!r}")
+    try:
+        members = tuple(given)
+    except TypeError:
+        raise TypeError(f"patterns must be a sequence of patterns, got {given!r}") from None
+    if len(members) < least:
+        raise ValueError(f"patterns must hold at least {least} pattern(s), got {len(members)}")
+    for i, member in enumerate(members):
+        if not isinstance(member, Pattern):
+            raise TypeError(f"patterns[{i}] must be a pattern, got {member!r}")
+    object.__setattr__(owner, "patterns", members)
+
+
+@dataclass(frozen=True, repr=False)
+class And(Pattern):
+    """Pairs that every one of `patterns` allows; the first may be a multiset, whose parts are cut.
+
+    >>> from sparse_ref import Causal, SlidingWindow, draw
+    >>> print(draw(Causal() & SlidingWindow(left=1, right=1), 3))
+    # . .
+    # # .
+    . # #
+    """
+
+    patterns: tuple[Pattern, ...]
+
+    def __post_init__(self) -> None:
+        patterns_field(self)
+        flat: list[Pattern] = []
+        for member in self.patterns:
+            flat += member.patterns if isinstance(member, And) else [member]
+        for member in flat[1:]:
+            if member.multiset:
+                raise ValueError(f"a multiset must stand on the left of & and -, got {member!r}")
+        object.__setattr__(self, "patterns", tuple(flat))
+
+    def __call__(self, q: Any, k: Any) -> Any:
+        allowed: Any = True
+        for pattern in self.patterns:
+            allowed = allowed & pattern(q, k)
+        return allowed
+
+    def __repr__(self) -> str:
+        return " & ".join(_bracketed(p) for p in self.patterns)
+
+    @property
+    def explicit(self) -> bool:
+        return any(p.explicit for p in self.patterns)
+
+    @property
+    def parts(self) -> tuple[Pattern, ...]:
+        return tuple(And((part, *self.patterns[1:])) for part in self.patterns[0].parts)
+
+    def rows(self, start: int, stop: int, keys: int | Ints | None = None) -> Rows:
+        if not self.explicit:
+            return super().rows(start, stop, keys)
+        listed = next(p for p in self.patterns if p.explicit)
+        found = listed.rows(start, stop, keys)
+        slots = found.indices if keys is None or isinstance(keys, int) else keys[found.indices]
+        return found.keep(self(start + found.row_of, slots))
+
+
+@dataclass(frozen=True, repr=False)
+class Or(Pattern):
+    """Pairs that at least one of `patterns` allows.
+
+    >>> from sparse_ref import Causal, PrefixLM, Sink
+    >>> bool(((Causal() | Sink(3)).mask(5, 5) == PrefixLM(3).mask(5, 5)).all())
+    True
+    """
+
+    patterns: tuple[Pattern, ...]
+
+    def __post_init__(self) -> None:
+        patterns_field(self)
+        flat: list[Pattern] = []
+        for member in self.patterns:
+            flat += member.patterns if isinstance(member, Or) else [member]
+        for member in flat:
+            if member.multiset:
+                raise ValueError(f"| must join sets, got the multiset {member!r}; use Multi")
+        object.__setattr__(self, "patterns", tuple(flat))
+
+    def __call__(self, q: Any, k: Any) -> Any:
+        allowed: Any = False
+        for pattern in self.patterns:
+            allowed = allowed | pattern(q, k)
+        return allowed
+
+    def __repr__(self) -> str:
+        return " | ".join(_bracketed(p) for p in self.patterns)
+
+    @property
+    def explicit(self) -> bool:
+        return all(p.explicit for p in self.patterns)
+
+    def rows(self, start: int, stop: int, keys: int | Ints | None = None) -> Rows:
+        if not any(p.explicit for p in self.patterns):
+            return super().rows(start, stop, keys)
+        return union([p.rows(start, stop, keys) for p in self.patterns])
+
+
+@dataclass(frozen=True, repr=False)
+class Not(Pattern):
+    """Pairs that `pattern` does not allow.
+
+    >>> from sparse_ref import Causal
+    >>> (~Causal())(2, 3), ~~Causal() == Causal()
+    (True, True)
+    """
+
+    pattern: Pattern
+
+    def __post_init__(self) -> None:
+        pattern_field(self, "pattern", sets_only=True)
+
+    def __call__(self, q: Any, k: Any) -> Any:
+        return ~self.pattern(q, k)
+
+    def __invert__(self) -> Pattern:
+        return self.pattern
+
+    def __repr__(self) -> str:
+        return "~" + _bracketed(self.pattern)
+
+
+def union(several: list[Rows]) -> Rows:
+    """The rows that hold every key of any of `several`."""
+    row = np.concatenate([rows.row_of for rows in several])
+    key = np.concatenate([rows.indices for rows in several])
+    return Rows.of(row, key, len(several[0].indptr) - 1, ordered=False)
+
+
+def _bracketed(pattern: Pattern) -> str:
+    return f"({pattern!r})" if isinstance(pattern, (And, Or)) else repr(pattern)
+
+
