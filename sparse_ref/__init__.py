@@ -1,9 +1,69 @@
-"""sparse_ref: the reference for sparse attention."""
+"""The reference for sparse attention: patterns, layouts, an oracle and its error bound.
 
-from .layouts import *  # noqa: F403
-from .patterns import *  # noqa: F403
-from .problem import RelativeBias
+>>> import numpy as np, sparse_ref as sr
+>>> window = sr.Causal() & sr.SlidingWindow(left=2, right=0)
+>>> print(sr.draw(window, 4))
+# . . .
+# # . .
+# # # .
+. # # #
+>>> q = k = v = np.eye(4)[None]
+>>> sr.attention(q, k, v, window).out.shape
+(1, 4, 4)
+"""
+
 from .gradients import Gradients, attention_vjp
+from .layouts import Blocks, to_blocks, to_csr
+from .patterns import (
+    And,
+    Blocked,
+    BlockPattern,
+    Causal,
+    Chunked,
+    Comparison,
+    Document,
+    Full,
+    Global,
+    Grid,
+    Keys,
+    KeyStride,
+    Multi,
+    Neighborhood,
+    Not,
+    Offsets,
+    Or,
+    Pattern,
+    PerBatch,
+    PerHead,
+    Permuted,
+    PrefixLM,
+    RandomKeys,
+    Rows,
+    RowStride,
+    Runtime,
+    Sink,
+    SlidingWindow,
+    Strided,
+    Tokens,
+    WithinDocument,
+    Xor,
+    compare,
+    draw,
+    from_dict,
+    from_mask,
+    to_dict,
+)
 from .reference import Attention, attention, merge, weights
+from .relative_bias import RelativeBias
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "And", "Attention", "BlockPattern", "Blocked", "Blocks", "Causal", "Chunked", "Comparison",
+    "Document", "Full", "Global", "Gradients", "Grid", "KeyStride", "Keys", "Multi",
+    "Neighborhood", "Not", "Offsets", "Or", "Pattern", "PerBatch", "PerHead", "Permuted",
+    "PrefixLM", "RandomKeys", "RelativeBias", "RowStride", "Rows", "Runtime", "Sink",
+    "SlidingWindow", "Strided", "Tokens", "WithinDocument", "Xor", "attention", "attention_vjp",
+    "compare", "draw", "from_dict", "from_mask", "merge", "to_blocks", "to_csr", "to_dict",
+    "weights",
+]  # fmt: skip

@@ -12,13 +12,15 @@ import numpy as np
 from scipy import sparse
 
 from ._arrays import Floats, floats
+from .heads import Head, Pairs, Problem, Selectable
 from .patterns import Pattern
-from .problem import Head, Pairs, Problem, RelativeBias, Selectable, problem
+from .problem import problem
 from .reference import softmax
+from .relative_bias import RelativeBias
 
 
 class Gradients(NamedTuple):
-    """Gradients with the shapes of q, k, v, bias (or its table) and sink_logits; None if not given."""
+    """Gradients in the shapes of q, k, v, bias (or its table), sink_logits; None if not given."""
 
     dq: Any
     dk: Any
@@ -73,7 +75,7 @@ def attention_vjp(
     above_lse = np.zeros((b, h, m)) if dlse is None else _cotangent("dlse", dlse, given, (h, m))
     dq, dk, dv = (np.zeros_like(x) for x in (given.q, given.k, given.v))
     table = given.bias.table if isinstance(given.bias, RelativeBias) else given.bias
-    dbias = None if table is None else np.zeros(table.size)
+    dbias = None if table is None else np.zeros_like(table)
     dsink = None if given.sink_logits is None else np.zeros(h)
     for head in given.heads():
         at, group = (head.batch, head.head), (head.batch, head.group)
@@ -83,15 +85,15 @@ def attention_vjp(
             dscore, mean = _score_gradient(head, probabilities, up, up_lse)
             if dbias is not None:
                 flat = head.bias_index(_seen(pairs, dscore))
-                dbias += np.bincount(flat, dscore.data, len(dbias))
+                dbias += np.bincount(flat, dscore.data, dbias.size).reshape(dbias.shape)
             if dsink is not None and np.isfinite(head.sink):
                 dsink[head.head] += np.sum(np.exp(head.sink - lse) * (up_lse - mean))
             ddot = _through_softcap(head, pairs, dscore)
             dv[group] += probabilities.T @ up
             dq[(*at, pairs.rows)] = ddot @ head.k
             dk[group] += ddot.T @ head.q[pairs.rows]
-    shaped = [given.shaped(x) for x in (dq, dk, dv)]
-    return Gradients(*shaped, None if dbias is None else dbias.reshape(table.shape), dsink)
+    dq, dk, dv = (given.shaped(x) for x in (dq, dk, dv))
+    return Gradients(dq, dk, dv, dbias, dsink)
 
 
 def _score_gradient(
@@ -100,7 +102,7 @@ def _score_gradient(
     """The gradient of every seen score as CSR (rows, n), and D of every row."""
     row = np.repeat(np.arange(len(up)), np.diff(probabilities.indptr))
     dp = np.einsum("te,te->t", up[row], head.v[probabilities.indices])
-    mean = np.bincount(row, probabilities.data * dp, len(up))
+    mean = np.bincount(row, probabilities.data * dp, len(up)).astype(np.float64)
     data = probabilities.data * (dp - mean[row] + up_lse[row])
     return _like(probabilities, data), mean
 
@@ -120,7 +122,8 @@ def _through_softcap(
 def _seen(pairs: Pairs, seen: sparse.csr_array[Any]) -> Pairs:
     """The pairs without those whose score was -inf."""
     row = np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr))
-    return Pairs(pairs.rows, seen.indptr, row, seen.indices, seen.data)
+    indptr, key = (x.astype(np.int64) for x in (seen.indptr, seen.indices))
+    return Pairs(pairs.rows, indptr, row, key, seen.data)
 
 
 def _like(csr: sparse.csr_array[Any], data: Floats) -> sparse.csr_array[Any]:

@@ -15,8 +15,9 @@ import numpy as np
 from scipy import sparse
 
 from ._arrays import Floats, integer
+from .heads import Head, Pairs, Selectable
 from .patterns import Pattern
-from .problem import Head, Pairs, Problem, Selectable, problem
+from .problem import problem
 
 
 class Attention(NamedTuple):
@@ -104,7 +105,7 @@ def scores(head: Head, pairs: Pairs) -> Floats:
     s = head.problem.scale * dots
     if head.problem.softcap is not None:
         s = head.problem.softcap * np.tanh(s / head.problem.softcap)
-    return s + head.added(pairs)
+    return np.asarray(s + head.added(pairs))
 
 
 def softmax(head: Head, pairs: Pairs) -> tuple[sparse.csr_array[Any], Floats]:
@@ -112,7 +113,7 @@ def softmax(head: Head, pairs: Pairs) -> tuple[sparse.csr_array[Any], Floats]:
 
     A key with score -inf is dropped, exactly as if it were not allowed: its value may be NaN.
     """
-    s = scores(head, pairs) + np.log(pairs.count)
+    s = scores(head, pairs) + np.log(pairs.times)
     seen = ~np.isneginf(s)
     s, row = s[seen], pairs.row[seen]
     m = len(pairs.indptr) - 1
@@ -175,14 +176,17 @@ def merge(*parts: Attention) -> Attention:
     ----------
     parts : Attention, each with out (..., m, e) and lse (..., m) of one shape
 
-    >>> a, b = Attention(np.array([[1.0]]), np.array([0.0])), Attention(np.array([[3.0]]), np.array([0.0]))
+    >>> a, b = (Attention(np.array([[x]]), np.array([0.0])) for x in (1.0, 3.0))
     >>> merge(a, b).out, merge(a, b).lse
     (array([[2.]]), array([0.69314718]))
     """
     if not parts:
         raise ValueError("parts must be at least one Attention, got none")
     for i, part in enumerate(parts):
-        if np.shape(part[0]) != np.shape(parts[0][0]) or np.shape(part[1]) != np.shape(part[0])[:-1]:
+        if (
+            np.shape(part[0]) != np.shape(parts[0][0])
+            or np.shape(part[1]) != np.shape(part[0])[:-1]
+        ):
             raise ValueError(
                 f"parts[{i}] must have out {np.shape(parts[0][0])} and lse without its last axis, "
                 f"got {np.shape(part[0])} and {np.shape(part[1])}"
@@ -198,6 +202,3 @@ def merge(*parts: Attention) -> Attention:
         # a part that saw nothing adds nothing, whatever stands in its output
         sums = np.where(shares[..., None] == 0, 0.0, shares[..., None] * outs).sum(axis=0)
     return Attention(sums / np.where(total == 0, 1.0, total)[..., None], lse)
-
-
-__all__ = ["Attention", "Problem", "attention", "merge", "weights"]

@@ -1,4 +1,4 @@
-"""Attention as three nested loops over Python floats: the oracle's oracle. Imports nothing of ours."""
+"""Attention as three nested loops over Python floats: the oracle's oracle, without our code."""
 
 import math
 

@@ -27,7 +27,12 @@ def loss(q, k, v, pattern, dout, dlse, options):
     for i in range(b):
         slot = np.where(np.arange(n) < lengths[i], slots[i], -1)
         counts = pattern.counts(
-            m, n, heads=h, q_start=int(starts[i]), kv_positions=slot, batch=i if pattern.batches else 0
+            m,
+            n,
+            heads=h,
+            q_start=int(starts[i]),
+            kv_positions=slot,
+            batch=i if pattern.batches else 0,
         )
         for j in range(h):
             dots = q[i, j].astype(wide) @ k[i, j // (h // g)].astype(wide).T
@@ -64,7 +69,9 @@ def test_equals_finite_differences_in_extended_precision(pattern, options):
         for sign in (1, -1):
             # not where(): 0 * direction keeps a sink of -inf where it is
             moved = x.astype(np.longdouble) + sign * step * direction
-            arrays = [moved if n == name else a for n, a in inputs.items() if n in ("dq", "dk", "dv")]
+            arrays = [
+                moved if n == name else a for n, a in inputs.items() if n in ("dq", "dk", "dv")
+            ]
             changed = options if name in ("dq", "dk", "dv") else {**options, name[1:]: moved}
             ends.append(loss(*arrays, pattern, dout, dlse, changed))
         want = float((ends[0] - ends[1]) / (2 * step))

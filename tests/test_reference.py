@@ -182,7 +182,9 @@ def test_any_memory_layout_and_leading_axes_are_accepted():
     for x in odd:
         x.setflags(write=False)
 
-    np.testing.assert_array_equal(sr.attention(*split, sr.Causal()).out.reshape(want.out.shape), want.out)
+    np.testing.assert_array_equal(
+        sr.attention(*split, sr.Causal()).out.reshape(want.out.shape), want.out
+    )
     np.testing.assert_array_equal(sr.attention(*odd, sr.Causal()).out, want.out)
 
 
@@ -236,7 +238,10 @@ def test_a_multiset_is_the_merge_of_its_parts():
 def test_packed_documents_are_separate_sequences():
     q, k, v = draw_inputs(m=7)
     packed = sr.attention(q, k, v, sr.WithinDocument(sr.Causal(), [0, 0, 0, 1, 1, 1, 1]))
-    alone = [sr.attention(q[:, :, s], k[:, :, s], v[:, :, s], sr.Causal()) for s in (np.s_[:3], np.s_[3:])]
+    alone = [
+        sr.attention(q[:, :, s], k[:, :, s], v[:, :, s], sr.Causal())
+        for s in (np.s_[:3], np.s_[3:])
+    ]
 
     np.testing.assert_array_equal(packed.out, np.concatenate([a.out for a in alone], axis=2))
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from .._arrays import Ints, integer
-from ..patterns import Frame, Pattern
-from ..patterns.algebra import checked, one_row
+from sparse_ref._arrays import Ints, integer
+from sparse_ref.patterns import Frame, Pattern
+from sparse_ref.patterns.algebra import checked
+from sparse_ref.patterns.dense import frame_of, one_row
 
 
 def to_csr(
@@ -43,7 +44,7 @@ def to_csr(
     >>> to_csr(Causal(), 2, 3).indices
     array([0, 1, 0, 1, 2], dtype=int32)
     """
-    frame = checked(pattern).frame(q_len, kv_len, q_start)
+    frame = frame_of(checked(pattern), q_len, kv_len, q_start)
     return frame_csr(one_row(pattern, batch).at(integer("head", head)), frame)
 
 

@@ -1,9 +1,11 @@
 """Static patterns: one predicate on absolute positions, and the readings of it."""
 
-from .algebra import And, Frame, Not, Or, Pattern
-from .combinators import Blocked, Multi, Permuted, PerBatch, PerHead, WithinDocument
+from .algebra import And, Not, Or, Pattern
+from .combinators import Blocked, Permuted, WithinDocument
+from .dense import Frame
 from .explicit import BlockPattern, RandomKeys, from_mask
-from .lattice import Grid, Neighborhood
+from .families import Multi, PerBatch, PerHead
+from .lattice import Grid, Neighborhood, Xor
 from .pictures import Comparison, compare, draw
 from .positional import (
     Causal,
@@ -14,7 +16,6 @@ from .positional import (
     Sink,
     SlidingWindow,
     Strided,
-    Xor,
 )
 from .serial import from_dict, to_dict
 from .tables import IntegerSet, Runtime, Table

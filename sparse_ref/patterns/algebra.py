@@ -10,31 +10,19 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, NoReturn, Self, cast
+from typing import Any, NoReturn, Self, cast
 
 import numpy as np
 
-from .._arrays import Bools, Ints, integer, integers
+from sparse_ref._arrays import Bools, Ints
+
 from . import descent
+from .dense import dense, frame_of
 from .relation import Rows
 
 Predicate = Callable[[Any, Any, Any], Any]
-
-
-class Frame(NamedTuple):
-    """The absolute positions of the queries (m,) and of the key slots (n,) of one batch row."""
-
-    q: Ints
-    k: Ints
-
-    @property
-    def keys(self) -> int | Ints:
-        """The key slots as `Pattern.rows` takes them: a number where slot j has position j."""
-        plain = np.array_equal(self.k, np.arange(len(self.k)))
-        return len(self.k) if plain else self.k
 
 
 class Pattern:
@@ -45,7 +33,7 @@ class Pattern:
 
     def __init_subclass__(cls) -> None:
         if "__call__" in vars(cls):
-            cls.__call__ = _total(vars(cls)["__call__"])  # type: ignore[method-assign]
+            cls.__call__ = _total(vars(cls)["__call__"])  # type: ignore[method-assign,assignment]
 
     def __call__(self, q: Any, k: Any) -> Any:
         """Whether query position `q` may attend to key position `k`, elementwise."""
@@ -106,7 +94,7 @@ class Pattern:
         """The number of batch rows the pattern tells apart; None: all alike."""
         known = {child.batches for child in self.children} - {None}
         if len(known) > 1:
-            raise ValueError(f"PerBatch parts must have one length, got {sorted(known)}")  # type: ignore[type-var]
+            raise ValueError(f"PerBatch parts must have one length, got {sorted(map(str, known))}")
         return known.pop() if known else None
 
     def for_batch(self, batch: int) -> Pattern:
@@ -127,7 +115,7 @@ class Pattern:
                 new[field.name] = change(value)
             elif field.name == "patterns":
                 new[field.name] = tuple(change(child) for child in value)
-        return replace(cast(Any, self), **new) if new else self  # type: ignore[no-any-return]
+        return replace(cast(Any, self), **new) if new else self
 
     def rows(self, start: int, stop: int, keys: int | Ints | None = None) -> Rows:
         """The key slots that the queries at positions start..stop - 1 may see, as CSR rows.
@@ -174,8 +162,8 @@ class Pattern:
         array([[[1, 1, 0],
                 [1, 1, 1]]])
         """
-        frame = self.frame(q_len, kv_len, q_start, kv_positions)
-        return self._dense(frame, heads, batch, support=True).astype(bool)
+        frame = frame_of(self, q_len, kv_len, q_start, kv_positions)
+        return dense(self, frame, heads, batch, support=True).astype(bool)
 
     def counts(
         self,
@@ -188,38 +176,8 @@ class Pattern:
         batch: int = 0,
     ) -> Ints:
         """How often each key counts: `mask` for sets, multiplicities for a `Multi`; int64."""
-        frame = self.frame(q_len, kv_len, q_start, kv_positions)
-        return self._dense(frame, heads, batch, support=False)
-
-    def _dense(self, frame: Frame, heads: int | None, batch: int, *, support: bool) -> Ints:
-        heads = self.heads if heads is None else integer("heads", heads, 1)
-        row = one_row(self, batch)
-        q, k = frame.q[:, None], frame.k[None, :]
-        shape, filled = (len(frame.q), len(frame.k)), k >= 0
-        distinct = []
-        for head in range(min(heads, row.heads)):
-            one = row.at(head)
-            parts = (one,) if support else one.parts
-            total = functools.reduce(operator.add, (np.int64(1) * part(q, k) for part in parts))
-            distinct.append(np.broadcast_to(total * filled, shape))
-        return np.stack([distinct[head % row.heads] for head in range(heads)])
-
-    def frame(
-        self, q_len: int, kv_len: int, q_start: int | None = None, kv_positions: object = None
-    ) -> Frame:
-        """Checked positions of the queries and the key slots."""
-        m, n = integer("q_len", q_len), integer("kv_len", kv_len)
-        start = n - m if q_start is None else integer("q_start", q_start, None)
-        k = np.arange(n) if kv_positions is None else integers("kv_positions", kv_positions)
-        if len(k) != n:
-            raise ValueError(f"kv_positions must have kv_len = {n} entries, got {len(k)}")
-        end = min(start + m, int(k.max(initial=-1)) + 1)
-        if self.covers is not None and m and end > self.covers:
-            raise ValueError(
-                f"q_len, kv_len must stay within the {self.covers} positions that {self!r} covers, "
-                f"got a query at position {end - 1}"
-            )
-        return Frame(np.arange(start, start + m), k)
+        frame = frame_of(self, q_len, kv_len, q_start, kv_positions)
+        return dense(self, frame, heads, batch, support=False)
 
 
 def _total(predicate: Predicate) -> Predicate:
@@ -250,13 +208,6 @@ def checked(pattern: object, name: str = "pattern") -> Pattern:
     if not isinstance(pattern, Pattern):
         raise TypeError(f"{name} must be a pattern, got {pattern!r}")
     return pattern
-
-
-def one_row(pattern: Pattern, batch: int) -> Pattern:
-    """The pattern of one batch row."""
-    if pattern.batches is None:
-        return pattern
-    return pattern.for_batch(integer("batch", batch, 0, pattern.batches - 1))
 
 
 def pattern_field(owner: Pattern, name: str, *, sets_only: bool = False) -> None:
@@ -405,5 +356,3 @@ def union(several: list[Rows]) -> Rows:
 
 def _bracketed(pattern: Pattern) -> str:
     return f"({pattern!r})" if isinstance(pattern, (And, Or)) else repr(pattern)
-
-

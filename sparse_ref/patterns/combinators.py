@@ -1,16 +1,16 @@
-"""Patterns made of patterns: by blocks, in another order, within documents, by head, by batch."""
+"""A pattern read elsewhere: on block indices, in another order, within documents."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from .._arrays import Ints, integer
-from .algebra import Pattern, pattern_field, patterns_field, union
+from sparse_ref._arrays import Ints, integer
+
+from .algebra import Pattern, pattern_field
 from .explicit import spread
 from .positional import _set
 from .relation import Rows as KeyRows
@@ -116,9 +116,7 @@ class Permuted(_Distributes):
         none = high - low  # an empty row for tokens outside the order
         indptr = np.append(found.indptr, found.indptr[-1])
         picked = spread(KeyRows(indptr, found.indices), 1, np.where(ranks >= 0, ranks - low, none))
-        tokens = KeyRows.of(
-            picked.row_of, self._token[picked.indices], stop - start, ordered=False
-        )
+        tokens = KeyRows.of(picked.row_of, self._token[picked.indices], stop - start, ordered=False)
         return tokens.over(max(stop, 0) if keys is None else keys)
 
 
@@ -169,101 +167,3 @@ class WithinDocument(_Distributes):
         place = np.empty(len(ids), dtype=np.int64)
         place[order] = np.arange(len(ids)) - starts
         return Table(place)
-
-
-class _Choice(Pattern):
-    """One of several patterns, chosen by something that is not a position."""
-
-    patterns: tuple[Pattern, ...]
-
-    def __call__(self, q: Any, k: Any) -> Any:
-        raise TypeError(f"{type(self).__name__} has no single predicate: choose one with .at(head)")
-
-
-@dataclass(frozen=True)
-class PerHead(_Choice):
-    """Head h uses `patterns[h % len(patterns)]`; the number need not divide the heads.
-
-    >>> from sparse_ref import Causal, SlidingWindow
-    >>> pattern = Causal() & PerHead([SlidingWindow(0, 0), SlidingWindow(1, 0), SlidingWindow(2, 0)])
-    >>> pattern.heads, pattern.at(4)
-    (3, Causal() & SlidingWindow(left=1, right=0, dilation=1))
-    """
-
-    patterns: Any
-
-    def __post_init__(self) -> None:
-        patterns_field(self)
-
-    @property
-    def heads(self) -> int:
-        return math.lcm(len(self.patterns), *(p.heads for p in self.patterns))
-
-    def at(self, head: int) -> Pattern:
-        return self.patterns[head % len(self.patterns)].at(head)  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class PerBatch(_Choice):
-    """Batch row i uses `patterns[i]`; the number must be the batch's.
-
-    >>> from sparse_ref import Causal, PrefixLM
-    >>> PerBatch([PrefixLM(2), PrefixLM(5)]).for_batch(1)
-    PrefixLM(prefix=5)
-    """
-
-    patterns: Any
-
-    def __post_init__(self) -> None:
-        patterns_field(self)
-        for i, member in enumerate(self.patterns):
-            if member.batches is not None:
-                raise ValueError(f"patterns[{i}] must hold no PerBatch itself, got {member!r}")
-
-    @property
-    def batches(self) -> int:
-        return len(self.patterns)
-
-    def for_batch(self, batch: int) -> Pattern:
-        return self.patterns[batch]  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class Multi(Pattern):
-    """A multiset: a key allowed by c of the patterns counts c times (its score gets log c).
-
-    What merging branches by log-sum-exp computes: LongNet (arXiv:2307.02486), several Reformer
-    hash rounds, BigBird's repeated blocks. Calling it, and `mask`, give the support.
-
-    >>> from sparse_ref import Causal, Sink
-    >>> Multi([Causal(), Sink(1)]).counts(3, 3)
-    array([[[2, 0, 0],
-            [2, 1, 0],
-            [2, 1, 1]]])
-    """
-
-    patterns: Any
-
-    def __post_init__(self) -> None:
-        patterns_field(self)
-
-    def __call__(self, q: Any, k: Any) -> Any:
-        allowed: Any = False
-        for pattern in self.patterns:
-            allowed = allowed | pattern(q, k)
-        return allowed
-
-    @property
-    def multiset(self) -> bool:
-        return True
-
-    @property
-    def explicit(self) -> bool:
-        return all(p.explicit for p in self.patterns)
-
-    @property
-    def parts(self) -> tuple[Pattern, ...]:
-        return tuple(part for pattern in self.patterns for part in pattern.parts)
-
-    def rows(self, start: int, stop: int, keys: int | Ints | None = None) -> KeyRows:
-        return union([p.rows(start, stop, keys) for p in self.patterns])

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._arrays import Bools, Ints
+from sparse_ref._arrays import Bools, Ints
+
 from .relation import Rows
 from .spans import Span, Tri
 
@@ -69,7 +70,8 @@ def evaluate(
     i, j = np.arange(block[0])[:, None], np.arange(block[1])[None, :]
     size = max(1, CHUNK // (block[0] * block[1]))
     for start in range(0, len(blocks.row), size):
-        part = Cover(*(x[start : start + size] for x in blocks))
+        cut = slice(start, start + size)
+        part = Cover(blocks.row[cut], blocks.column[cut], blocks.full[cut])
         at_q = part.row[:, None, None] * block[0] + i
         at_k = part.column[:, None, None] * block[1] + j
         inside = (at_q < len(q)) & (at_k < len(k))
@@ -92,11 +94,9 @@ def _pyramid(x: Ints, size: int) -> list[Span]:
 
 
 def _split(row: Ints, column: Ints, full: Bools) -> tuple[Ints, Ints, Bools]:
-    return (
-        (2 * row[:, None] + [0, 0, 1, 1]).ravel(),
-        (2 * column[:, None] + [0, 1, 0, 1]).ravel(),
-        np.repeat(full, 4),
-    )
+    child = np.arange(4)
+    row, column = 2 * row[:, None] + child // 2, 2 * column[:, None] + child % 2
+    return row.ravel(), column.ravel(), np.repeat(full, 4)
 
 
 def _ask(

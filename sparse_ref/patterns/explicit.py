@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arrays import Bools, Ints, array, integer
+from sparse_ref._arrays import Bools, Ints, array, integer
+
 from .algebra import Pattern, pattern_field
 from .positional import _set
 from .relation import Relation
@@ -35,7 +36,7 @@ class RandomKeys(Pattern):
     . . . # . #
     . # # . . .
     . # # . . .
-    . # . . # .
+    . . # . . #
     # . . # . .
     . # . . # .
     """
@@ -103,7 +104,7 @@ class RandomKeys(Pattern):
     def _first_distinct(self, row: Ints, draws: int) -> tuple[Ints, Bools]:
         """The first `draws` keys of each row's sequence, and which of them are chosen."""
         limit = (row + 1 if self.causal else np.full_like(row, self.length)).astype(np.uint64)
-        words = mix(self._base(row)[:, None] + np.arange(draws, dtype=np.uint64))
+        words = mix(self._base(row)[:, None] + np.arange(draws).astype(np.uint64))
         keys = (words % limit[:, None]).astype(np.int64)
         order = np.argsort(keys, axis=1, kind="stable")
         ascending = np.take_along_axis(keys, order, axis=1)

@@ -1,4 +1,4 @@
-"""Patterns on grids: NATTEN's shifted windows on one axis, row-major grids of several."""
+"""Patterns on lattices: NATTEN's shifted windows, row-major grids, hypercubes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from .._arrays import integer
+from sparse_ref._arrays import integer
+
 from .algebra import Pattern, patterns_field
 from .positional import _set
+from .tables import IntegerSet
 
 
 @dataclass(frozen=True)
@@ -131,3 +133,42 @@ class Grid(Pattern):
     @property
     def covers(self) -> int:
         return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Xor(Pattern):
+    """Keys whose position differs from the query's in given bits, `q ^ k in distances`.
+
+    Butterfly and hypercube patterns (Pixelated Butterfly, arXiv:2112.00029). Written as one
+    equation per binary digit, so that intervals can judge it.
+
+    >>> from sparse_ref import draw
+    >>> print(draw(Xor([0, 2]), 4))
+    # . # .
+    . # . #
+    # . # .
+    . # . #
+    """
+
+    distances: Any
+
+    def __post_init__(self) -> None:
+        _set(self, distances=IntegerSet("distances", self.distances))
+
+    def __call__(self, q: Any, k: Any) -> Any:
+        found: Any = False
+        for top, digits in self._equations:
+            same = q // top == k // top
+            for place, flip in digits:
+                ours, theirs = q // place % 2, k // place % 2
+                same = same & (ours == theirs * (1 - 2 * flip) + flip)
+            found = found | same
+        return found
+
+    @property
+    def _equations(self) -> tuple[tuple[int, tuple[tuple[int, int], ...]], ...]:
+        def digits(distance: int) -> tuple[tuple[int, int], ...]:
+            places = range(distance.bit_length())
+            return tuple((1 << place, distance >> place & 1) for place in places)
+
+        return tuple((1 << d.bit_length(), digits(d)) for d in self.distances)

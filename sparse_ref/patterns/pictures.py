@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from .._arrays import Bools, array, integer
+from sparse_ref._arrays import Bools, array, integer
+
 from .algebra import Pattern
 
 
@@ -54,10 +56,10 @@ class Comparison:
 
     def __str__(self) -> str:
         counts = f"both {self.both}, only a {self.only_a}, only b {self.only_b}"
-        where = (
-            "" if self.first is None else "first difference at (head, query, key) = %s\n" % (self.first,)
-        )
-        return f"{self.picture}\n{counts}\n{where}{self.sentence}"
+        lines = [self.picture, counts]
+        if self.first is not None:
+            lines.append(f"first difference at (head, query, key) = {self.first}")
+        return "\n".join([*lines, self.sentence])
 
 
 def compare(
@@ -79,7 +81,7 @@ def compare(
     """
     kv_len = q_len if kv_len is None else kv_len
     masks = [_mask(x, q_len, kv_len) for x in (a, b)]
-    heads = int(np.lcm(*(len(mask) for mask in masks)))
+    heads = math.lcm(*(len(mask) for mask in masks))
     left, right = (np.tile(mask, (heads // len(mask), 1, 1)) for mask in masks)
     differ = np.argwhere(left != right)
     first = None if not len(differ) else tuple(int(x) for x in differ[0])

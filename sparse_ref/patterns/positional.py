@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .._arrays import LIMIT, integer
+from sparse_ref._arrays import LIMIT, integer
+
 from .algebra import Pattern
 from .tables import IntegerSet, Runtime
 
@@ -198,7 +199,7 @@ class Offsets(Pattern):
 
 @dataclass(frozen=True)
 class PrefixLM(Pattern):
-    """Causal, and the first `prefix` keys are seen by all (UniLM, arXiv:1905.03197; T5, 1910.10683).
+    """Causal, and the first `prefix` keys are seen by all (UniLM, arXiv:1905.03197).
 
     >>> from sparse_ref import draw
     >>> print(draw(PrefixLM(2), 4))
@@ -237,42 +238,3 @@ class Sink(Pattern):
 
     def __call__(self, q: Any, k: Any) -> Any:
         return k < self.count
-
-
-@dataclass(frozen=True)
-class Xor(Pattern):
-    """Keys whose position differs from the query's in given bits, `q ^ k in distances`.
-
-    Butterfly and hypercube patterns (Pixelated Butterfly, arXiv:2112.00029). Written as one
-    equation per binary digit, so that intervals can judge it.
-
-    >>> from sparse_ref import draw
-    >>> print(draw(Xor([0, 2]), 4))
-    # . # .
-    . # . #
-    # . # .
-    . # . #
-    """
-
-    distances: Any
-
-    def __post_init__(self) -> None:
-        _set(self, distances=IntegerSet("distances", self.distances))
-
-    def __call__(self, q: Any, k: Any) -> Any:
-        found: Any = False
-        for top, digits in self._equations:
-            same = q // top == k // top
-            for place, flip in digits:
-                ours, theirs = q // place % 2, k // place % 2
-                same = same & (ours == theirs * (1 - 2 * flip) + flip)
-            found = found | same
-        return found
-
-    @property
-    def _equations(self) -> tuple[tuple[int, tuple[tuple[int, int], ...]], ...]:
-        def digits(distance: int) -> tuple[tuple[int, int], ...]:
-            places = range(distance.bit_length())
-            return tuple((1 << place, distance >> place & 1) for place in places)
-
-        return tuple((1 << d.bit_length(), digits(d)) for d in self.distances)

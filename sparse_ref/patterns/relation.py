@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._arrays import Ints
+from sparse_ref._arrays import Ints
 
 
 class Rows(NamedTuple):
@@ -53,13 +53,13 @@ class Rows(NamedTuple):
             inside = (self.indices >= 0) & (self.indices < keys)
             return self if inside.all() else self.keep(inside)
         order = np.argsort(keys, kind="stable")
-        left, right = (np.searchsorted(keys[order], self.indices, side) for side in ("left", "right"))
+        sorted_ = keys[order]
+        left = np.searchsorted(sorted_, self.indices)
+        right = np.searchsorted(sorted_, self.indices, side="right")
         times = np.where(self.indices >= 0, right - left, 0)
         row = np.repeat(self.row_of, times)
         first = np.repeat(left - (np.cumsum(times) - times), times)
-        return Rows.of(
-            row, order[first + np.arange(len(row))], len(self.indptr) - 1, ordered=False
-        )
+        return Rows.of(row, order[first + np.arange(len(row))], len(self.indptr) - 1, ordered=False)
 
 
 class Relation:

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from .._arrays import LIMIT, Ints, integer
+from sparse_ref._arrays import LIMIT, Ints, integer
+
 from .algebra import Pattern
 from .relation import Relation, Rows
 from .tables import IntegerSet, Runtime, Table

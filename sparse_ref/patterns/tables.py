@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arrays import LIMIT, Bools, Ints, array, integer, integers
+from sparse_ref._arrays import LIMIT, Bools, Ints, array, integer, integers
 
 
 class Table:
@@ -180,7 +180,8 @@ class IntegerSet:
         values = np.array(tuple(self), dtype=np.int64)
         starts = np.flatnonzero(np.diff(values, prepend=values[0] - 2) > 1)
         stops = np.append(starts[1:], values.size) - 1
-        return tuple((int(values[a]), int(values[b]) + 1) for a, b in zip(starts, stops, strict=True))
+        ends = zip(values[starts], values[stops] + 1, strict=True)
+        return tuple((int(start), int(stop)) for start, stop in ends)
 
 
 class Runtime:
@@ -212,7 +213,7 @@ class Runtime:
     def extent(self, lo: Any, hi: Any) -> tuple[Any, Any]:
         """The range of the values over lo..hi, known to graph symbols only."""
         delegate = getattr(lo, "extent_of", None)
-        return self._refuse() if delegate is None else delegate(self, hi)
+        return self._refuse() if delegate is None else delegate(self, hi)  # type: ignore[no-any-return]
 
     def _refuse(self, *_: object) -> NoReturn:
         raise TypeError(

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from .._arrays import Ints, array, integer
+from sparse_ref._arrays import Ints, array, integer
+
 from .algebra import Pattern
 from .positional import _set
 from .relation import Relation
@@ -179,10 +180,10 @@ class Document(Pattern):
             return ()
         named, first, last = _ends(self._theirs.values)
         at = np.searchsorted(named, self.ids.values)
-        first, last = np.append(first, 0), np.append(last, 0)  # an id that no key has
-        known = np.append(named, -1)[at] == self.ids.values
-        low, high = np.where(known, first[at], 1), np.where(known, last[at], 0)
-        return ((Table(low, 1), Table(high, 0)),)
+        known = (np.append(named, -1)[at] == self.ids.values) & (self.ids.values >= 0)
+        end = len(self._theirs)  # an empty extent that widens no interval around it
+        low, high = np.append(first, end)[at], np.append(last, -1)[at]
+        return ((Table(np.where(known, low, end), end), Table(np.where(known, high, -1), -1)),)
 
 
 def _ends(ids: Ints) -> tuple[Ints, Ints, Ints]:
