@@ -48,7 +48,9 @@ def array(name: str, value: object) -> NDArray[Any]:
     try:
         got = np.asarray(value)
     except Exception as error:
-        raise TypeError(f"{name} must be an array, got {type(value).__name__}") from error
+        reason = str(error).partition("\n")[0]
+        kind = type(value).__name__
+        raise TypeError(f"{name} must be an array NumPy can read, got {kind}: {reason}") from error
     if got.dtype == object:
         raise TypeError(f"{name} must be an array of numbers, got {type(value).__name__}")
     return got

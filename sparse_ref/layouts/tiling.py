@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
 from sparse_ref._arrays import Bools, Ints
 from sparse_ref.patterns import Frame, Pattern
 from sparse_ref.patterns.descent import CHUNK, Cover, cover
-from sparse_ref.patterns.drift import Drift
+
+from .kinds import kinds
 
 Tiles = NDArray[np.uint8]
 
@@ -41,17 +40,21 @@ def tile(
     ids = np.zeros(len(blocks.row), dtype=np.int64)
     keep = blocks.full.copy()
     partial = np.flatnonzero(~blocks.full)
-    for chosen, kinds in _kinds(pattern, frame, block, blocks, partial):
-        tiles = _tiles(pattern, frame, block, blocks.row[chosen], blocks.column[chosen])
-        inside = _inside(frame, block, blocks.row[chosen], blocks.column[chosen])
+    representatives, kind = _representatives(pattern, frame, block, blocks, partial)
+    found = np.zeros(len(representatives), dtype=np.int64)
+    some = np.zeros(len(representatives), dtype=bool)
+    size = max(1, CHUNK // (block[0] * block[1]))
+    for start in range(0, len(representatives), size):
+        cut = slice(start, start + size)
+        row, column = blocks.row[representatives[cut]], blocks.column[representatives[cut]]
+        tiles = _tiles(pattern, frame, block, row, column)
+        inside = _inside(frame, block, row, column)
         in_range = np.where(inside, tiles, 0)
-        any_ = in_range.reshape(len(chosen), -1).any(axis=1)
-        all_ = np.equal(in_range, inside).reshape(len(chosen), -1).all(axis=1)
-        found = np.zeros(len(chosen), dtype=np.int64)
-        partly = np.flatnonzero(any_ & ~all_)
-        found[partly] = store.ids(tiles[partly])
-        for at, kind in kinds:
-            ids[at], keep[at] = found[kind], np.take(any_, kind)
+        some[cut] = in_range.reshape(len(row), -1).any(axis=1)
+        whole = np.equal(in_range, inside).reshape(len(row), -1).all(axis=1)
+        partly = np.flatnonzero(some[cut] & ~whole)
+        found[start + partly] = store.ids(tiles[partly])
+    ids[partial], keep[partial] = found[kind], some[kind]
     return blocks.row[keep], blocks.column[keep], ids[keep]
 
 
@@ -74,35 +77,24 @@ def _found(pattern: Pattern, frame: Frame, block: tuple[int, int]) -> Cover:
     return Cover(code // columns, code % columns, np.zeros(len(code), dtype=bool))
 
 
-def _kinds(
+def _representatives(
     pattern: Pattern, frame: Frame, block: tuple[int, int], blocks: Cover, partial: Ints
-) -> Iterator[tuple[Ints, list[tuple[Ints, Ints]]]]:
-    """Chunks of representative tiles, each with (entries, index of their representative).
+) -> tuple[Ints, Ints]:
+    """One entry for every kind of partial tile, in order of first use, and the kind of each.
 
-    Tiles on one diagonal, a period apart, are alike; ragged ones are alike only to themselves.
+    A tile that runs over the last query or key is a kind of its own: what it is in range counts.
     """
     row, column = blocks.row[partial], blocks.column[partial]
-    every = int(pattern(Drift(), Drift()).every)
-    kind = np.arange(len(partial))
-    if every and len(partial):
-        at_q, at_k = frame.q[row * block[0]], frame.k[column * block[1]]
-        ragged = (row + 1) * block[0] > len(frame.q)
-        ragged |= (column + 1) * block[1] > len(frame.k)
-        key = np.stack([at_q - at_k, at_q % every, np.where(ragged, kind, -1)])
-        _, first, kind = np.unique(key, axis=1, return_index=True, return_inverse=True)
-        order = np.argsort(first)  # in order of first use
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        representatives, kind = partial[first[order]], rank[kind.ravel()]
-    else:
-        representatives = partial
-    by_kind = np.argsort(kind, kind="stable")
-    bounds = np.searchsorted(kind[by_kind], np.arange(len(representatives) + 1))
-    size = max(1, CHUNK // (block[0] * block[1]))
-    for start in range(0, len(representatives), size):
-        chosen = representatives[start : start + size]
-        members = by_kind[bounds[start] : bounds[start + len(chosen)]]
-        yield chosen, [(partial[members], kind[members] - start)]
+    ragged = (row + 1) * block[0] > len(frame.q)
+    ragged |= (column + 1) * block[1] > len(frame.k)
+    start = int(frame.q[0]) if len(frame.q) else 0
+    alike = kinds(pattern, start + row * block[0], column * block[1], block)
+    alike = np.where(ragged, len(alike) + np.arange(len(alike)), alike)
+    _, first, kind = np.unique(alike, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return partial[first[order]], rank[kind]
 
 
 def _tiles(
