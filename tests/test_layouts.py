@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import sparse_ref as sr
 from sparse_ref.patterns.descent import cover
 from sparse_ref.patterns.drift import Drift
-from sparse_ref.patterns.relation import Relation, Rows
+from sparse_ref.patterns.relation import KeyRows, Relation
 from sparse_ref.patterns.spans import Span
 from tests.strategies import patterns
 
@@ -139,7 +139,7 @@ def test_a_pattern_repeats_after_its_drift(pattern, q, k):
 def test_a_relation_counts_every_rectangle(data):
     dense = RNG.random((7, 11)) < data.draw(st.floats(0, 1))
     row, key = np.nonzero(dense)
-    relation = Relation(Rows.of(row, key, 7))
+    relation = Relation(KeyRows.of(row, key, 7))
     q, k = (sorted(data.draw(st.lists(st.integers(-3, 14), min_size=2, max_size=2))) for _ in "qk")
     inside = dense[max(q[0], 0) : max(q[1] + 1, 0), max(k[0], 0) : max(k[1] + 1, 0)]
 

@@ -20,7 +20,7 @@ from sparse_ref._arrays import Bools, Ints
 
 from . import descent
 from .dense import dense, frame_of
-from .relation import Rows
+from .relation import KeyRows
 
 Predicate = Callable[[Any, Any, Any], Any]
 
@@ -117,7 +117,7 @@ class Pattern:
                 new[field.name] = tuple(change(child) for child in value)
         return replace(cast(Any, self), **new) if new else self
 
-    def rows(self, start: int, stop: int, keys: int | Ints | None = None) -> Rows:
+    def rows(self, start: int, stop: int, keys: int | Ints | None = None) -> KeyRows:
         """The key slots that the queries at positions start..stop - 1 may see, as CSR rows.
 
         `keys` is the number of key slots (default `stop`), or the position of each slot; a slot
@@ -128,7 +128,7 @@ class Pattern:
             return descent.rows(self, q, np.arange(max(stop, 0) if keys is None else keys))
         live = np.flatnonzero(keys >= 0)
         found = descent.rows(self, q, keys[live])
-        return Rows(found.indptr, live[found.indices])
+        return KeyRows(found.indptr, live[found.indices])
 
     def mask(
         self,
@@ -274,7 +274,7 @@ class And(Pattern):
     def parts(self) -> tuple[Pattern, ...]:
         return tuple(And((part, *self.patterns[1:])) for part in self.patterns[0].parts)
 
-    def rows(self, start: int, stop: int, keys: int | Ints | None = None) -> Rows:
+    def rows(self, start: int, stop: int, keys: int | Ints | None = None) -> KeyRows:
         if not self.explicit:
             return super().rows(start, stop, keys)
         listed = next(p for p in self.patterns if p.explicit)
@@ -317,7 +317,7 @@ class Or(Pattern):
     def explicit(self) -> bool:
         return all(p.explicit for p in self.patterns)
 
-    def rows(self, start: int, stop: int, keys: int | Ints | None = None) -> Rows:
+    def rows(self, start: int, stop: int, keys: int | Ints | None = None) -> KeyRows:
         if not any(p.explicit for p in self.patterns):
             return super().rows(start, stop, keys)
         return union([p.rows(start, stop, keys) for p in self.patterns])
@@ -347,11 +347,11 @@ class Not(Pattern):
         return "~" + _bracketed(self.pattern)
 
 
-def union(several: list[Rows]) -> Rows:
+def union(several: list[KeyRows]) -> KeyRows:
     """The rows that hold every key of any of `several`."""
     row = np.concatenate([rows.row_of for rows in several])
     key = np.concatenate([rows.indices for rows in several])
-    return Rows.of(row, key, len(several[0].indptr) - 1, ordered=False)
+    return KeyRows.of(row, key, len(several[0].indptr) - 1, ordered=False)
 
 
 def _bracketed(pattern: Pattern) -> str:

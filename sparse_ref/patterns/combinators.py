@@ -13,7 +13,7 @@ from sparse_ref._arrays import Ints, integer
 from .algebra import Pattern, pattern_field
 from .explicit import spread
 from .positional import _set
-from .relation import Rows as KeyRows
+from .relation import KeyRows
 from .tables import Runtime, Table
 from .tokens import Document
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from sparse_ref._arrays import Bools, Ints
 
-from .relation import Rows
+from .relation import KeyRows
 from .spans import Span, Tri
 
 Predicate = Callable[[Any, Any], Any]
@@ -52,7 +52,7 @@ def cover(predicate: Predicate, q: Ints, k: Ints, block: tuple[int, int]) -> Cov
     return Cover(row[order], column[order], full[order])
 
 
-def rows(predicate: Predicate, q: Ints, k: Ints, block: tuple[int, int] = (64, 64)) -> Rows:
+def rows(predicate: Predicate, q: Ints, k: Ints, block: tuple[int, int] = (64, 64)) -> KeyRows:
     """The allowed key slots of every query, by block: full ones whole, the rest evaluated."""
     found: list[tuple[Ints, Ints]] = [(np.zeros(0, np.int64),) * 2]
     for part, tiles in evaluate(predicate, q, k, block, cover(predicate, q, k, block)):
@@ -60,7 +60,7 @@ def rows(predicate: Predicate, q: Ints, k: Ints, block: tuple[int, int] = (64, 6
         found.append((part.row[at] * block[0] + i, part.column[at] * block[1] + j))
     row, key = (np.concatenate(side) for side in zip(*found, strict=True))
     order = np.argsort(row, kind="stable")  # blocks ascend already, and keys within them
-    return Rows.of(row[order], key[order], len(q))
+    return KeyRows.of(row[order], key[order], len(q))
 
 
 def evaluate(

@@ -13,8 +13,7 @@ from sparse_ref._arrays import Bools, Ints, array, integer
 
 from .algebra import Pattern, pattern_field
 from .positional import _set
-from .relation import Relation
-from .relation import Rows as KeyRows
+from .relation import KeyRows, Relation
 from .tokens import Tokens, _relation
 
 Words = NDArray[np.uint64]

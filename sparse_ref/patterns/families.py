@@ -9,7 +9,7 @@ from typing import Any
 from sparse_ref._arrays import Ints
 
 from .algebra import Pattern, patterns_field, union
-from .relation import Rows as KeyRows
+from .relation import KeyRows
 
 
 class _Choice(Pattern):

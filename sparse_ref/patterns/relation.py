@@ -16,7 +16,7 @@ import numpy as np
 from sparse_ref._arrays import Ints
 
 
-class Rows(NamedTuple):
+class KeyRows(NamedTuple):
     """Keys of consecutive queries: row i sees `indices[indptr[i]:indptr[i + 1]]`, ascending."""
 
     indptr: Ints
@@ -27,13 +27,13 @@ class Rows(NamedTuple):
         """The row of every entry."""
         return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
 
-    def keep(self, wanted: np.ndarray[Any, np.dtype[np.bool_]]) -> Rows:
+    def keep(self, wanted: np.ndarray[Any, np.dtype[np.bool_]]) -> KeyRows:
         """The entries where `wanted` is true."""
-        return Rows.of(self.row_of[wanted], self.indices[wanted], len(self.indptr) - 1)
+        return KeyRows.of(self.row_of[wanted], self.indices[wanted], len(self.indptr) - 1)
 
     @staticmethod
-    def of(row: Ints, key: Ints, count: int, *, ordered: bool = True) -> Rows:
-        """Rows from (row, key) pairs; `ordered` says they are sorted and unique already."""
+    def of(row: Ints, key: Ints, count: int, *, ordered: bool = True) -> KeyRows:
+        """KeyRows from (row, key) pairs; `ordered` says they are sorted and unique already."""
         if not ordered:
             order = np.lexsort((key, row))
             row, key = row[order], key[order]
@@ -42,9 +42,9 @@ class Rows(NamedTuple):
                 row, key = row[new], key[new]
         indptr = np.zeros(count + 1, dtype=np.int64)
         np.cumsum(np.bincount(row, minlength=count), out=indptr[1:])
-        return Rows(indptr, np.asarray(key, dtype=np.int64))
+        return KeyRows(indptr, np.asarray(key, dtype=np.int64))
 
-    def over(self, keys: int | Ints) -> Rows:
+    def over(self, keys: int | Ints) -> KeyRows:
         """Key positions turned into key slots: 0..keys - 1, or wherever `keys` has the position.
 
         `keys` holds the position of each slot; a slot with a negative position is empty.
@@ -59,7 +59,8 @@ class Rows(NamedTuple):
         times = np.where(self.indices >= 0, right - left, 0)
         row = np.repeat(self.row_of, times)
         first = np.repeat(left - (np.cumsum(times) - times), times)
-        return Rows.of(row, order[first + np.arange(len(row))], len(self.indptr) - 1, ordered=False)
+        key = order[first + np.arange(len(row))]
+        return KeyRows.of(row, key, len(self.indptr) - 1, ordered=False)
 
 
 class Relation:
@@ -67,12 +68,12 @@ class Relation:
 
     Equality and hash go by content: a SHA-256 taken once.
 
-    >>> pairs = Relation(Rows(np.array([0, 2, 3]), np.array([0, 5, 1])))
+    >>> pairs = Relation(KeyRows(np.array([0, 2, 3]), np.array([0, 5, 1])))
     >>> pairs[np.array([0, 0, 1, 9]), np.array([5, 1, 1, 0])]
     array([ True, False,  True, False])
     """
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: KeyRows) -> None:
         self.rows = rows
         for part in rows:
             part.setflags(write=False)
@@ -94,11 +95,11 @@ class Relation:
     def __repr__(self) -> str:
         return f"<{len(self)} rows, {len(self.rows.indices)} pairs>"
 
-    def slice(self, start: int, stop: int) -> Rows:
+    def slice(self, start: int, stop: int) -> KeyRows:
         """The rows of queries start..stop - 1, empty where there are none."""
         inside = np.clip(np.arange(start, stop + 1), 0, len(self))
         cuts = self.rows.indptr[inside]
-        return Rows(cuts - cuts[0], self.rows.indices[cuts[0] : cuts[-1]])
+        return KeyRows(cuts - cuts[0], self.rows.indices[cuts[0] : cuts[-1]])
 
     def __getitem__(self, pair: tuple[Any, Any]) -> Any:
         q, k = pair

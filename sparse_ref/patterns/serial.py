@@ -12,7 +12,7 @@ import numpy as np
 from sparse_ref._arrays import LIMIT, Ints, integer
 
 from .algebra import Pattern
-from .relation import Relation, Rows
+from .relation import KeyRows, Relation
 from .tables import IntegerSet, Runtime, Table
 
 WIDEST = 2**27  # entries that a run-length table may decode to
@@ -134,7 +134,7 @@ def _unset(runs: list[Any]) -> Ints:
 def _relation(counts: Ints, keys: Ints) -> Relation:
     if (counts < 0).any() or counts.sum() != len(keys):
         raise ValueError(f"rows must count the {len(keys)} keys, got a sum of {counts.sum()}")
-    rows = Rows(np.append(0, np.cumsum(counts)), keys)
+    rows = KeyRows(np.append(0, np.cumsum(counts)), keys)
     row = rows.row_of
     if (keys < 0).any() or (keys >= LIMIT).any():
         raise ValueError("key_steps must give keys in [0, 2**31)")

@@ -13,8 +13,7 @@ from sparse_ref._arrays import Ints, array, integer
 
 from .algebra import Pattern
 from .positional import _set
-from .relation import Relation
-from .relation import Rows as KeyRows
+from .relation import KeyRows, Relation
 from .tables import IntegerSet, Runtime, Table
 
 
