@@ -12,7 +12,7 @@
 (1, 4, 4)
 """
 
-from .gradients import Gradients, attention_vjp
+from .gradients import attention_vjp
 from .layouts import Blocks, to_blocks, to_csr
 from .patterns import (
     And,
@@ -53,8 +53,9 @@ from .patterns import (
     from_mask,
     to_dict,
 )
-from .reference import Attention, attention, merge, weights
+from .reference import attention, merge, weights
 from .relative_bias import RelativeBias
+from .results import Attention, Gradients
 
 __version__ = "0.1.0"
 

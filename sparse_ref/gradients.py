@@ -6,7 +6,7 @@ P (dP - D + dlse); a sink has no value, so its own is P_sink (dlse - D).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -17,16 +17,7 @@ from .patterns import Pattern
 from .problem import problem
 from .reference import softmax
 from .relative_bias import RelativeBias
-
-
-class Gradients(NamedTuple):
-    """Gradients in the shapes of q, k, v, bias (or its table), sink_logits; None if not given."""
-
-    dq: Any
-    dk: Any
-    dv: Any
-    dbias: Any
-    dsink_logits: Any
+from .results import Gradients
 
 
 def attention_vjp(
@@ -73,7 +64,7 @@ def attention_vjp(
     b, h, m, _ = given.q.shape
     above = _cotangent("dout", dout, given, (h, m, given.v.shape[-1]))
     above_lse = np.zeros((b, h, m)) if dlse is None else _cotangent("dlse", dlse, given, (h, m))
-    dq, dk, dv = (np.zeros_like(x) for x in (given.q, given.k, given.v))
+    dq, dk, dv = (np.zeros(x.shape) for x in (given.q, given.k, given.v))
     table = given.bias.table if isinstance(given.bias, RelativeBias) else given.bias
     dbias = None if table is None else np.zeros_like(table)
     dsink = None if given.sink_logits is None else np.zeros(h)

@@ -1,4 +1,4 @@
-"""One attention problem head by head: arrays in float64, and the allowed pairs in CSR order.
+"""One attention problem head by head: its arrays, and the allowed pairs in CSR order.
 
 The oracle, its gradients and the error bound read their arguments through this; what they compute
 stands in their own modules.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from ._arrays import Floats, Ints
@@ -48,20 +50,20 @@ class Head:
     frame: Frame
     csr: Csr[Any]
 
-    @property
+    @cached_property
     def q(self) -> Floats:
-        """Queries (m, d)."""
-        return self.problem.q[self.batch, self.head]  # type: ignore[no-any-return]
+        """Queries (m, d), in float64."""
+        return np.asarray(self.problem.q[self.batch, self.head], dtype=np.float64)
 
-    @property
+    @cached_property
     def k(self) -> Floats:
-        """Keys (n, d) of this head's group."""
-        return self.problem.k[self.batch, self.group]  # type: ignore[no-any-return]
+        """Keys (n, d) of this head's group, in float64."""
+        return np.asarray(self.problem.k[self.batch, self.group], dtype=np.float64)
 
-    @property
+    @cached_property
     def v(self) -> Floats:
-        """Values (n, e) of this head's group."""
-        return self.problem.v[self.batch, self.group]  # type: ignore[no-any-return]
+        """Values (n, e) of this head's group, in float64."""
+        return np.asarray(self.problem.v[self.batch, self.group], dtype=np.float64)
 
     @property
     def group(self) -> int:
@@ -120,11 +122,11 @@ class Head:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Checked arguments: q (b, h, m, d), k (b, g, n, d), v (b, g, n, e), all float64."""
+    """Checked arguments: q (b, h, m, d), k (b, g, n, d), v (b, g, n, e), in the caller's types."""
 
-    q: Floats
-    k: Floats
-    v: Floats
+    q: NDArray[Any]
+    k: NDArray[Any]
+    v: NDArray[Any]
     pattern: Pattern | Selectable
     leading_shape: tuple[int, ...]
     scale: float

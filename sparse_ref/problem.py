@@ -51,7 +51,7 @@ def problem(
         raise ValueError(f"pattern must be for a batch of {b}, got one for {pattern.batches}")
     if not isinstance(pattern, Pattern) and not hasattr(pattern, "row_csr"):
         checked(pattern)
-    flat = [np.asarray(x, np.float64).reshape(b, *x.shape[-3:]) for x in arrays]
+    flat = [x.reshape(b, *x.shape[-3:]) for x in arrays]
     return Problem(
         q=flat[0],
         k=flat[1],

@@ -9,7 +9,7 @@ allowed pairs.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -18,13 +18,7 @@ from ._arrays import Floats, integer
 from .heads import Head, Pairs, Selectable
 from .patterns import Pattern
 from .problem import problem
-
-
-class Attention(NamedTuple):
-    """Output (..., h, m, e) and log-sum-exp of the scores (..., h, m)."""
-
-    out: Any
-    lse: Any
+from .results import Attention
 
 
 def attention(
