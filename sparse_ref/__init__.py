@@ -12,6 +12,9 @@
 (1, 4, 4)
 """
 
+from . import recipes
+from .arithmetic import Arithmetic
+from .bounds import error_bound
 from .gradients import attention_vjp
 from .layouts import Blocks, to_blocks, to_csr
 from .patterns import (
@@ -53,6 +56,7 @@ from .patterns import (
     from_mask,
     to_dict,
 )
+from .reach import reach
 from .reference import attention, merge, weights
 from .relative_bias import RelativeBias
 from .results import Attention, Gradients
@@ -60,11 +64,11 @@ from .results import Attention, Gradients
 __version__ = "0.1.0"
 
 __all__ = [
-    "And", "Attention", "BlockPattern", "Blocked", "Blocks", "Causal", "Chunked", "Comparison",
-    "Document", "Full", "Global", "Gradients", "Grid", "KeyStride", "Keys", "Multi",
-    "Neighborhood", "Not", "Offsets", "Or", "Pattern", "PerBatch", "PerHead", "Permuted",
-    "PrefixLM", "RandomKeys", "RelativeBias", "RowStride", "Rows", "Runtime", "Sink",
-    "SlidingWindow", "Strided", "Tokens", "WithinDocument", "Xor", "attention", "attention_vjp",
-    "compare", "draw", "from_dict", "from_mask", "merge", "to_blocks", "to_csr", "to_dict",
-    "weights",
+    "And", "Arithmetic", "Attention", "BlockPattern", "Blocked", "Blocks", "Causal", "Chunked",
+    "Comparison", "Document", "Full", "Global", "Gradients", "Grid", "KeyStride", "Keys",
+    "Multi", "Neighborhood", "Not", "Offsets", "Or", "Pattern", "PerBatch", "PerHead",
+    "Permuted", "PrefixLM", "RandomKeys", "RelativeBias", "RowStride", "Rows", "Runtime",
+    "Sink", "SlidingWindow", "Strided", "Tokens", "WithinDocument", "Xor", "attention",
+    "attention_vjp", "compare", "draw", "error_bound", "from_dict", "from_mask", "merge",
+    "reach", "recipes", "to_blocks", "to_csr", "to_dict", "weights",
 ]  # fmt: skip

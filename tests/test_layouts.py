@@ -108,6 +108,18 @@ def canonical(blocks, want):
                 assert (tile == 0) == (part == 1).all()
 
 
+@pytest.mark.parametrize("pattern", FAMILIES, ids=repr)
+def test_key_slots_may_hold_any_positions(pattern):
+    """Ring caches, left padding, duplicates, empty slots: rows equal the mask on positions."""
+    positions = np.array([7, 3, -1, 0, 23, 3, 11, -5, 12, 1])
+    for start, stop in ((0, 5), (-2, 3), (13, 20)):
+        mask = pattern.mask(stop - start, 10, q_start=start, kv_positions=positions)
+        for head, want in enumerate(mask):
+            found = pattern.at(head).rows(start, stop, positions)
+            assert found.indices.tolist() == np.nonzero(want)[1].tolist()
+            assert np.diff(found.indptr).tolist() == want.sum(axis=1).tolist()
+
+
 @settings(max_examples=300)
 @given(pattern=patterns(covers=60), start=st.integers(-15, 15), size=st.integers(1, 12))
 def test_spans_are_sound(pattern, start, size):
