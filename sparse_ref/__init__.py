@@ -12,7 +12,7 @@
 (1, 4, 4)
 """
 
-from . import recipes
+from . import conventions, recipes
 from .arithmetic import Arithmetic
 from .bounds import error_bound
 from .gradients import attention_vjp
@@ -69,6 +69,6 @@ __all__ = [
     "Multi", "Neighborhood", "Not", "Offsets", "Or", "Pattern", "PerBatch", "PerHead",
     "Permuted", "PrefixLM", "RandomKeys", "RelativeBias", "RowStride", "Rows", "Runtime",
     "Sink", "SlidingWindow", "Strided", "Tokens", "WithinDocument", "Xor", "attention",
-    "attention_vjp", "compare", "draw", "error_bound", "from_dict", "from_mask", "merge",
-    "reach", "recipes", "to_blocks", "to_csr", "to_dict", "weights",
+    "attention_vjp", "compare", "conventions", "draw", "error_bound", "from_dict", "from_mask",
+    "merge", "reach", "recipes", "to_blocks", "to_csr", "to_dict", "weights",
 ]  # fmt: skip

@@ -11,12 +11,14 @@ m for the number of keys, R_j = max s - s_j. The kernel rounds to nearest; its i
    Tanh may be made of exp, so its error is absolute:
        sigma_j = (gamma(4 + A, u_s) + gamma(d + 2, u_a)) a_j + gamma(6, u_s) b_j
                  + softcap (e u_e + 4 u_s) + underflow
+   A key counted c > 1 times adds u_s |s_j| + (2 + e) u_e log c, or one factor to its weight.
    (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed. 2002, section 3.1.)
 2. Weights. Any common shift cancels. Subtracting it costs u_e R_j, a change of base (exp2) twice
    that; shifts of an online softmax telescope to R_j. Parts may be joined by a rounded lse: as
    s_j <= lse_part <= s_j + R_j + log m, that is at most 2 u_a |s_j| (in 1), 3 u_a R_j and
    (3 + 2 e) u_a log m. So each weight is off by a factor within exp(-+delta_j) and by eta:
-       delta_j = sigma_j + 3 (u_e + u_a) R_j + (3 + 2 e) u_a log m + 2 e u_e + u_w + 2 u_a
+       delta_j = sigma_j + 3 (u_e + u_a) R_j + (3 + 2 e) u_a log m
+                 + gamma(2 e, u_e) + gamma(1, u_w) + gamma(2, u_a)
    and eta pays for exp and weights below their normal range, as max w / max(w) = 1 <= sum.
 3. Propagation, exact to all orders. Let p'_j = p_j + eps_j, |eps_j| <= E_j = p_j expm1(delta_j)
    + eta. As sum p_j (v_j - o) = 0, the quotient is o' - o = sum eps_j (v_j - o) / sum p'_j, and
@@ -30,8 +32,8 @@ m for the number of keys, R_j = max s - s_j. The kernel rounds to nearest; its i
    3.4 sqrt(m) keys with a rescaling after each; for every other order it is probabilistic, with
    4 sqrt(m) for the numerator and as much for the denominator (Higham and Mary 2019,
    doi 10.1137/18M1226312). The 16 pays for the division and for the exponentials by which a running
-   maximum rescales when it changes. Adding thousands of *equal* numbers one after another drifts
-   and can exceed the bound: such a kernel loses digits that blocks would keep.
+   maximum rescales when it changes. Adding more than about 1,000 *equal* numbers one after another
+   drifts and can exceed the bound: such a kernel loses digits that blocks would keep.
 5. Output: u_o |o'| and its underflow. Where a format may overflow nothing is claimed: inf.
 
    lse: log(sum w') is off by at most max(-log S, log(1 + sum E_j)) + gamma(C, u_a); the logarithm
@@ -44,7 +46,7 @@ The oracle's own error is float64's: 2^-53 is added to every unit roundoff.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -87,7 +89,8 @@ def error_bound(
         inputs), and bfloat16, float16, float8_e4m3, float8_e5m2: float32 but for the weights, which
         are rounded to that type. Half inputs with float32 weights are "float32".
     output : str
-        The format `out` is returned in, where `arithmetic` is a name; an Arithmetic has its own.
+        The format `out` is returned in, where `arithmetic` is a name (say "float16" for a kernel
+        that returns half); an Arithmetic has its own.
 
     Returns
     -------
@@ -121,70 +124,88 @@ def error_bound(
     out, lse = np.zeros((b, h, m, given.v.shape[-1])), np.zeros((b, h, m))
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         for head in given.heads():
-            size = dataclasses.replace(head, problem=sizes)
+            size, lost = dataclasses.replace(head, problem=sizes), _lost(head.v, limits)
             for pairs in head.pairs():
                 at = head.batch, head.head, pairs.rows
-                out[at], lse[at] = _rows(head, size, pairs, limits)
+                out[at], lse[at] = _rows(head, size, pairs, lost, limits)
     return Attention(given.shaped(out), given.shaped(lse))
 
 
-def _rows(head: Head, size: Head, pairs: Pairs, u: Limits) -> tuple[Floats, Floats]:
+def _rows(
+    head: Head, size: Head, pairs: Pairs, lost: Floats | None, u: Limits
+) -> tuple[Floats, Floats]:
     """The bounds of out and lse for some rows; `size` is the head with all its numbers positive."""
     p, lse = softmax(head, pairs)
-    out, rows, values = p @ head.v, len(lse), size.v
+    out, values = p @ head.v, size.v
+    weights = _weights(head, size, pairs, lse, u)
+    count, least = weights.keys, weights.least
+    sums = _gamma(np.minimum(2 * count + 8, 8 * np.sqrt(count) + 16), u.accumulate)
+
+    most = _like(p, p.data + weights.error)  # no weight is larger
+    size_sum = most @ values
+    error = _like(p, weights.error) @ values + np.abs(out) * weights.spread[:, None]
+    error += sums[:, None] * size_sum
+    if lost is not None:
+        error += most @ lost
+    error /= least[:, None]
+    error += ((count + 2) * u.tiny("accumulate"))[:, None]
+    error += u.output * (np.abs(out) + error) + u.tiny("output")
+    log_sum = lse - weights.peak
+    high = np.abs(out) + error > u.max("output")
+    high |= size_sum * np.exp(log_sum)[:, None] > u.max("accumulate")
+    error = np.where(high | np.isnan(error), np.inf, error)
+
+    lse_error = np.maximum(-np.log(least), np.log1p(weights.spread)) + sums
+    lse_error += u.accumulate * (4 * np.abs(lse) + (u.function + 4) * log_sum)
+    lse_error += u.lse * np.abs(lse) + u.tiny("accumulate")
+
+    sees = np.diff(p.indptr)[:, None] > 0
+    error = np.where(sees, np.where(np.isfinite(out), error, np.nan), 0)
+    lse_error = np.where(np.isfinite(lse), lse_error, np.where(np.isneginf(lse), 0, np.nan))
+    return error, lse_error
+
+
+class _Weights(NamedTuple):
+    """Step 2 of the derivation, for some rows."""
+
+    error: Floats  # E_j of every seen pair
+    spread: Floats  # the sum of a row's E_j, its sink's too
+    least: Floats  # S
+    keys: Floats  # m
+    peak: Floats  # max s
+
+
+def _weights(head: Head, size: Head, pairs: Pairs, lse: Floats, u: Limits) -> _Weights:
     s = scores(head, pairs) + np.log(pairs.times)
     seen = ~np.isneginf(s)
     off = _score_error(size, pairs, s, u)[seen]
-    s, row, times = s[seen], pairs.row[seen], pairs.times[seen]
+    s, row, times, rows = s[seen], pairs.row[seen], pairs.times[seen], len(lse)
     keys = len(s)
     if head.sink > -np.inf:  # one more key for each row, the value of which is 0
         s = np.append(s, np.full(rows, head.sink))
         off = np.append(off, np.full(rows, _gamma(6, u.score) * abs(head.sink)))
         row, times = np.append(row, np.arange(rows)), np.append(times, np.ones(rows))
-    count = np.bincount(row, times, rows)
+    count = np.bincount(row, times, rows).astype(np.float64)
     peak = np.full(rows, -np.inf)
     np.maximum.at(peak, row, s)
-
-    log_count = np.log(count)
     delta = (
         off
         + 3 * (u.exp + u.accumulate) * (peak[row] - s)
-        + (3 + 2 * u.function) * u.accumulate * log_count[row]
-        + 2 * u.function * u.exp + u.weight + 2 * u.accumulate
+        + (3 + 2 * u.function) * u.accumulate * np.log(count)[row]
+        + _gamma(2 * u.function, u.exp) + _gamma(1, u.weight) + _gamma(2, u.accumulate)
     )  # fmt: skip
     eta = u.tiny("exp") + u.tiny("weight")
     log_p = s - lse[row]
-    share = np.exp(log_p)
-    weight = np.where(delta < 1, share * np.expm1(delta), np.exp(log_p + delta)) + eta
-    least = np.exp(-np.bincount(row, share * delta, rows)) - count * eta
-    least = np.where(least > 0, least, 0)
-    spread = np.bincount(row, weight, rows)
-    sums = _gamma(np.minimum(2 * count + 8, 8 * np.sqrt(count) + 16), u.accumulate)
+    p = np.exp(log_p)
+    # p expm1(delta), or the larger p exp(delta) where that might overflow before p makes it small
+    error = np.where(delta < 1, p * np.expm1(delta), np.exp(log_p + delta)) + eta
+    spread = np.bincount(row, error, rows).astype(np.float64)
+    least = np.maximum(np.exp(-np.bincount(row, p * delta, rows)) - count * eta, 0)
+    return _Weights(error[:keys], spread, least, count, peak)
 
-    moved = sparse.csr_array((weight[:keys], p.indices, p.indptr), shape=p.shape) @ values
-    kept = p @ values
-    column = (sums / least)[:, None]
-    error = (moved + np.abs(out) * spread[:, None]) / least[:, None] + column * (kept + moved)
-    held = u.formats["weight"].holds(head.v)
-    if not held.all():
-        lost = np.where(held, 0, u.weight * values + u.tiny("weight"))
-        error += p @ np.where(values > u.max("weight"), np.inf, lost) / least[:, None]
-    error += ((count + 2) * u.tiny("accumulate"))[:, None]
-    error += u.output * (np.abs(out) + error) + u.tiny("output")
-    log_sum = lse - peak
-    high = (np.abs(out) + error > u.max("output")) | (
-        kept * np.exp(log_sum)[:, None] > u.max("accumulate")
-    )
-    error = np.where(high | np.isnan(error), np.inf, error)
 
-    lse_error = np.maximum(-np.log(least), np.log1p(spread)) + sums
-    lse_error += u.accumulate * (4 * np.abs(lse) + (u.function + 4) * log_sum)
-    lse_error += u.lse * np.abs(lse) + u.tiny("accumulate")
-
-    some = np.bincount(row[:keys], minlength=rows) > 0
-    error = np.where(some[:, None], np.where(np.isfinite(out), error, np.nan), 0)
-    lse_error = np.where(np.isfinite(lse), lse_error, np.where(np.isneginf(lse), 0, np.nan))
-    return error, lse_error
+def _like(p: sparse.csr_array[Any], data: Floats) -> sparse.csr_array[Any]:
+    return sparse.csr_array((data, p.indices, p.indptr), shape=p.shape)
 
 
 def _score_error(size: Head, pairs: Pairs, s: Floats, u: Limits) -> Floats:
@@ -202,6 +223,15 @@ def _score_error(size: Head, pairs: Pairs, s: Floats, u: Limits) -> Floats:
     counted = u.score * np.abs(s) + (2 + u.function) * u.exp * np.log(pairs.times)
     error += np.where(pairs.times > 1, counted, 0)
     return np.asarray(np.where(dots + added > u.max("score"), np.inf, error))
+
+
+def _lost(v: Floats, u: Limits) -> Floats | None:
+    """How much of each value its conversion to the weights' format may lose; None if nothing."""
+    held = u.formats["weight"].holds(v)
+    if held.all():
+        return None
+    lost = np.where(held, 0, u.weight * np.abs(v) + u.tiny("weight"))
+    return np.where(np.abs(v) > u.max("weight"), np.inf, lost)
 
 
 def _absolute(given: Problem) -> Problem:

@@ -124,7 +124,7 @@ def public():
                 yield pytest.param(found, id=f"{module.__name__}.{name}")
 
 
-@pytest.mark.parametrize("found", public())
+@pytest.mark.parametrize("found", list(public()))
 def test_every_public_name_is_documented_with_an_example(found):
     text = inspect.getdoc(found)
 

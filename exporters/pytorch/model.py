@@ -1,10 +1,10 @@
 """The Sparse Transformer of Child et al. 2019 (arXiv:1904.10509), as a classifier of sequences.
 
-    H_0 = value + row + column                    embeddings
-    a   = attention(norm(H))                      block r uses pattern r mod p, equation (6)
-    b   = W2 f(W1 norm(H + a)),  f(x) = x sigmoid(1.702 x)
-    H   = H + a + b                               pre-activation residual block
-    logits = norm(H_N) averaged over tokens, times W_out
+H_0 = value + row + column                    embeddings
+a   = attention(norm(H))                      block r uses pattern r mod p, equation (6)
+b   = W2 f(W1 norm(H + a)),  f(x) = x sigmoid(1.702 x)
+H   = H + a + b                               pre-activation residual block
+logits = norm(H_N) averaged over tokens, times W_out
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import sparse_ref as sr
 
 from .attention import SparseAttention
 
-# Weights start at N(0, (factor / sqrt(n_in))^2). The paper prints 0.125 as a factor of the standard
-# deviation; the authors' later code (openai/distribution_augmentation) has it as one of the variance.
+# Weights start with standard deviation factor / sqrt(n_in). The paper prints 0.125 for the factor;
+# in the authors' later code (openai/distribution_augmentation) 0.125 is that of the variance.
 INITS = {"code": math.sqrt(0.125), "paper": 0.125}
 
 
@@ -83,6 +83,7 @@ class SparseTransformer(nn.Module):
         super().__init__()
         if init not in INITS:
             raise ValueError(f"init must be 'code' or 'paper', got {init!r}")
+        self.heads = heads
         rows, columns = shape
         self.value = nn.Embedding(vocabulary, dim)
         self.row = nn.Embedding(rows, dim)

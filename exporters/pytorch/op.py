@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import scaled_dot_product_attention
 
 import sparse_ref as sr
 
@@ -42,7 +42,9 @@ def sparse_attention(
     tensor([[[[1.0000, 0.0000],
               [0.5000, 0.5000]]]])
     """
-    out: Tensor = attention(q, k, v, spelled(pattern), q.shape[-1] ** -0.5 if scale is None else scale)
+    out: Tensor = attention(
+        q, k, v, spelled(pattern), q.shape[-1] ** -0.5 if scale is None else scale
+    )
     return out
 
 
@@ -62,9 +64,9 @@ def unspelled(text: str) -> sr.Pattern:
 
 @torch.library.custom_op("sparse_ref::attention", mutates_args=())
 def attention(q: Tensor, k: Tensor, v: Tensor, pattern: str, scale: float) -> Tensor:
-    """q (b, h, m, d), k (b, g, n, d), v (b, g, n, e) -> (b, h, m, e)."""
+    """From q (b, h, m, d), k (b, g, n, d) and v (b, g, n, e) to out (b, h, m, e)."""
     mask = _mask(pattern, q.shape[1], q.shape[2], k.shape[2]).to(q.device)
-    out = F.scaled_dot_product_attention(
+    out = scaled_dot_product_attention(
         q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
     )
     # what PyTorch answers for a row without keys differs from kernel to kernel
@@ -78,31 +80,32 @@ def _(q: Tensor, k: Tensor, v: Tensor, pattern: str, scale: float) -> Tensor:
 
 @torch.library.custom_op("sparse_ref::attention_backward", mutates_args=())
 def attention_backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, pattern: str, scale: float
+    dout: Tensor, out: Tensor, q: Tensor, k: Tensor, v: Tensor, pattern: str, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v; the probabilities are computed again, not kept."""
     h, g = q.shape[1], k.shape[1]
-    mask = _mask(pattern, h, q.shape[2], k.shape[2]).to(q.device)
-    keys, values = (x.repeat_interleave(h // g, dim=1) for x in (k, v))
-    scores = (scale * q @ keys.mT).masked_fill(~mask, -torch.inf)
-    weights = scores.softmax(-1).masked_fill(~mask, 0.0)  # and rows without keys, NaN so far
-    dweights = dout @ values.mT
-    dscores = weights * (dweights - (weights * dweights).sum(-1, keepdim=True)) * scale
-    dkeys, dvalues = dscores.mT @ q, weights.mT @ dout
-    dk, dv = (x.unflatten(1, (g, h // g)).sum(2) for x in (dkeys, dvalues))
-    return (dscores @ keys).contiguous(), dk, dv
+    hidden = ~_mask(pattern, h, q.shape[2], k.shape[2]).to(q.device)
+    keys, values = (x.repeat_interleave(h // g, dim=1) if h != g else x for x in (k, v))
+    scaled = scale * q
+    scores = (scaled @ keys.mT).masked_fill_(hidden, -torch.inf)
+    weights = scores.softmax(-1).masked_fill_(hidden, 0.0)  # and rows without keys, NaN so far
+    total = (dout * out).sum(-1, keepdim=True)
+    dscores = (dout @ values.mT).sub_(total).mul_(weights)
+    dkeys, dvalues = dscores.mT @ scaled, weights.mT @ dout
+    dk, dv = (x.reshape(-1, g, h // g, *x.shape[2:]).sum(2) for x in (dkeys, dvalues))
+    return scale * (dscores @ keys), dk, dv
 
 
 @attention_backward.register_fake
 def _(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, pattern: str, scale: float
+    dout: Tensor, out: Tensor, q: Tensor, k: Tensor, v: Tensor, pattern: str, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     q, k, v, ctx.pattern, ctx.scale = inputs
-    ctx.save_for_backward(q, k, v)
+    ctx.save_for_backward(output, q, k, v)
 
 
 def _backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
@@ -115,7 +118,7 @@ attention.register_autograd(_backward, setup_context=_setup_context)
 
 @lru_cache(maxsize=128)
 def _mask(text: str, heads: int, q_len: int, kv_len: int) -> Tensor:
-    """Bool (heads, q_len, kv_len), or (1, q_len, kv_len) where all heads see the same keys."""
+    """Bool (1, heads, q_len, kv_len), or (1, 1, q_len, kv_len) where the heads are alike."""
     pattern = unspelled(text)
     mask = pattern.mask(q_len, kv_len, heads=1 if pattern.heads == 1 else heads)
-    return torch.from_numpy(mask)
+    return torch.from_numpy(mask[None])  # four axes: PyTorch has no fused kernel for three

@@ -37,6 +37,11 @@ class Blocks:
         The layout of every query head.
     block_size : (int, int)
     q_len, kv_len, q_start : int
+
+    >>> from sparse_ref import Causal
+    >>> blocks = to_blocks(Causal(), 6, 6, block_size=4)
+    >>> blocks.indices.tolist(), blocks.full.tolist(), blocks.nnz, blocks.fill
+    ([0, 0, 1], [False, True, False], 21, 0.75)
     """
 
     indptr: Ints

@@ -29,6 +29,11 @@ class Pattern:
     """A set of (query, key) pairs; combine with `&`, `|`, `~` and `-` (and-not).
 
     `heads` is the number of distinct heads, `at(head)` the pattern of one of them.
+
+    >>> from sparse_ref import Causal, SlidingWindow
+    >>> near = Causal() & SlidingWindow(1, 1)
+    >>> near(5, 4), near(5, 6), near == SlidingWindow(1, 1) & Causal()
+    (True, False, False)
     """
 
     def __init_subclass__(cls) -> None:
@@ -87,7 +92,7 @@ class Pattern:
 
     def at(self, head: int) -> Pattern:
         """The head-free pattern of one head."""
-        return self if self.heads == 1 else self._with(lambda child: child.at(head))
+        return self._with(lambda child: child.at(head))
 
     @property
     def batches(self) -> int | None:
@@ -107,14 +112,17 @@ class Pattern:
         return (self,)
 
     def _with(self, change: Callable[[Pattern], Pattern]) -> Self:
-        """The same pattern with every child changed."""
+        """The same pattern with every child changed; itself if none of them is."""
         new: dict[str, Any] = {}
         for field in fields(cast(Any, self)):
             value = getattr(self, field.name)
             if isinstance(value, Pattern):
-                new[field.name] = change(value)
+                changed = change(value)
+                new |= {field.name: changed} if changed is not value else {}
             elif field.name == "patterns":
-                new[field.name] = tuple(change(child) for child in value)
+                several = tuple(change(child) for child in value)
+                alike = all(a is b for a, b in zip(several, value, strict=True))
+                new |= {} if alike else {"patterns": several}
         return replace(cast(Any, self), **new) if new else self
 
     def rows(self, start: int, stop: int, keys: int | Ints | None = None) -> KeyRows:

@@ -40,7 +40,13 @@ def draw(pattern: Pattern | object, q_len: int, kv_len: int | None = None) -> st
 
 @dataclass(frozen=True)
 class Comparison:
-    """How b differs from a: `str()` of it is the picture and the words."""
+    """How b differs from a: `str()` of it is the picture and the words.
+
+    >>> from sparse_ref import Causal, Full
+    >>> found = compare(Causal(), Full(), 3)
+    >>> found.only_b, found.first, found.equal
+    (3, (0, 0, 1), False)
+    """
 
     only_a: int
     only_b: int

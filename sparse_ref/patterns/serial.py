@@ -37,7 +37,11 @@ def to_dict(pattern: Pattern) -> dict[str, Any]:
 
 
 def from_dict(d: Mapping[str, Any]) -> Pattern:
-    """The pattern that `to_dict` wrote; anything else raises ValueError or TypeError."""
+    """The pattern that `to_dict` wrote; anything else raises ValueError or TypeError.
+
+    >>> from_dict({"kind": "Strided", "stride": 4, "phase": 0})
+    Strided(stride=4, phase=0)
+    """
     return _pattern(d, 0)
 
 

@@ -188,6 +188,10 @@ class Runtime:
     """In place of a table: its values arrive when an exported graph runs, as the input `name`.
 
     NumPy has no values to look up, so every NumPy reading of such a pattern refuses it by name.
+
+    >>> from sparse_ref import Document
+    >>> Document(Runtime("document_ids"))
+    Document(ids=Runtime('document_ids'), key_ids=None)
     """
 
     __array_ufunc__ = None

@@ -1,20 +1,18 @@
-"""One paper, one pattern: published sparse-attention patterns under the names of their papers.
+"""Recipes: one paper or model, one pattern, as its released code computes it.
 
-Where a paper and its released code differ, the code is followed and the docstring says so.
+Every docstring names the source, its picture, and where paper and code disagree.
 """
 
-from .deepspeed import (
-    deepspeed_bigbird,
-    deepspeed_bslongformer,
-    deepspeed_fixed,
-    deepspeed_sliding,
-    deepspeed_variable,
-)
-from .factorised import butterfly, logsparse, sparse_transformer_fixed, sparse_transformer_strided
-from .grids import axial, natten, swin
-from .long_inputs import bigbird, block_diffusion, longformer, longnet, longt5
+from .child2019 import sparse_transformer_fixed, sparse_transformer_strided
+from .deepspeed import deepspeed_fixed, deepspeed_variable
+from .deepspeed_windows import deepspeed_bigbird, deepspeed_bslongformer, deepspeed_sliding
+from .diffusion import block_diffusion
+from .encoders import bigbird, longformer, longt5
+from .exponential import butterfly, logsparse
+from .images import axial, natten, swin
+from .longnet import longnet
 from .models import gemma3, gpt_oss, llama4, mistral, phi3_small
-from .serving import streaming_llm, tri_shape, vertical_slash
+from .streaming import streaming_llm, tri_shape, vertical_slash
 
 __all__ = [
     "axial",

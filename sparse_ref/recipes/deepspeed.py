@@ -1,42 +1,19 @@
-"""DeepSpeed's SparsityConfig family (deepspeed/ops/sparse_attention, releases up to 0.18.9).
+"""DeepSpeed's SparsityConfig family: layouts of blocks.
 
-Block layouts, every token pair of an allowed block allowed. Causal layouts are lower-triangular by
-*block*, as DeepSpeed's: intersect with Causal() for causality by token. Random blocks are drawn by
-this library's rule (RandomKeys): DeepSpeed draws from Python's global generator.
+As `deepspeed/ops/sparse_attention/sparsity_config.py` of DeepSpeed 0.18.9 (gone in 0.19). What is
+called causal here is its attention="unidirectional": of *blocks*, so a query still sees later
+tokens of its own block, and token causality takes `& Causal()`. Random blocks are our own
+`RandomKeys`: DeepSpeed draws from Python's global generator, which no seed of ours can repeat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sparse_ref._arrays import integer, integers
-from sparse_ref.patterns import (
-    Blocked,
-    Causal,
-    Chunked,
-    Document,
-    Global,
-    Keys,
-    Pattern,
-    PerHead,
-    RandomKeys,
-    Rows,
-    SlidingWindow,
-)
+from sparse_ref._arrays import integer
+from sparse_ref.patterns import Causal, Chunked, Document, Pattern
 
-
-def _blocks(length: int, block_size: int) -> int:
-    if integer("length", length, 1) % integer("block_size", block_size, 1):
-        raise ValueError(f"length must be a multiple of block_size = {block_size}, got {length}")
-    return length // block_size
-
-
-def _cut(pattern: Pattern, causal: bool) -> Pattern:
-    return pattern & Causal() if causal else pattern
-
-
-def _per_head(several: list[Pattern]) -> Pattern:
-    return several[0] if len(several) == 1 else PerHead(several)
+from .deepspeed_blocks import blocked, blocks_of, columns, directions, drawn, groups, repeated
 
 
 def deepspeed_fixed(
@@ -49,53 +26,58 @@ def deepspeed_fixed(
     horizontal: bool = False,
     patterns: int = 1,
 ) -> Pattern:
-    """FixedSparsityConfig: windows of blocks, and global columns at the end of every window.
+    """Windows of blocks, and the last blocks of each window seen by all (`FixedSparsityConfig`).
 
-    Head h takes its `global_blocks` columns before the end of each window, `h % patterns` groups
-    further back. Causal columns are seen from their group's first row on, so with more than one
-    global block a few blocks above the diagonal are set, as in DeepSpeed.
+    After the fixed pattern of arXiv:1904.10509. Of a short last window the global blocks are moved
+    to lie within it. With `causal` and more than one global block the code lets the first global
+    rows see global blocks that follow them, and so does this.
 
     Parameters
     ----------
-    length : int, a multiple of block_size
-    heads, block_size, local_blocks, global_blocks : int >= 1; global_blocks divides local_blocks
-    causal, horizontal : bool
-        Unidirectional; global rows too (not with causal).
-    patterns : int in [1, local_blocks / global_blocks]
-        DeepSpeed's num_different_global_patterns.
+    length : int
+        Number of tokens, a multiple of `block_size`.
+    heads : int
+    block_size, local_blocks, global_blocks : int
+        Tokens a block; blocks a window; global blocks a window, a divisor of local_blocks.
+    causal : bool
+        attention="unidirectional", of blocks.
+    horizontal : bool
+        Global blocks see all blocks too; not with `causal`.
+    patterns : int
+        Head h takes its global blocks h % patterns groups before the window's last ones.
 
     >>> from sparse_ref import draw
-    >>> print(draw(deepspeed_fixed(4, block_size=1, local_blocks=2), 4))
-    # # . #
-    # # . #
-    . # # #
-    . # # #
+    >>> print(draw(deepspeed_fixed(6, block_size=1, local_blocks=4), 6))
+    # # # # . #
+    # # # # . #
+    # # # # . #
+    # # # # . #
+    . . . # # #
+    . . . # # #
     """
-    n, local = _blocks(length, block_size), integer("local_blocks", local_blocks, 1)
-    width = integer("global_blocks", global_blocks, 1)
-    if local % width:
-        raise ValueError(f"global_blocks must divide local_blocks = {local}, got {width}")
-    patterns = integer("patterns", patterns, 1, local // width)
-    if causal and horizontal:
-        raise ValueError("horizontal must be False with causal=True, got True")
-    own = _cut(Chunked(local), causal)
-
-    def head(h: int) -> Pattern:
-        first = local - (1 + h % patterns) * width
-        whole = n // local * local
-        starts = list(range(first, whole, local))
-        if n % local:  # the short last window
-            starts.append(min(whole + first, n - width))
-        seen: Pattern = own
-        for start in starts:
-            columns: Pattern = Keys(range(start, min(start + width, n)))
-            seen = seen | (columns & Rows(range(start, n)) if causal else columns)
-            if horizontal:
-                seen = seen | Rows(range(start, min(start + width, n)))
-        return Blocked(seen, block_size)
-
-    distinct = [head(h) for h in range(min(integer("heads", heads, 1), patterns))]
-    return _per_head(distinct)
+    blocks = blocks_of(length, block_size)
+    size, group = (
+        integer("local_blocks", local_blocks, 1),
+        integer("global_blocks", global_blocks, 1),
+    )
+    if size % group:
+        raise ValueError(f"global_blocks must divide local_blocks = {size}, got {group}")
+    if blocks < group:
+        raise ValueError(f"length must hold at least global_blocks = {group} blocks, got {blocks}")
+    directions(causal, horizontal)
+    several = min(integer("patterns", patterns, 1, size // group), integer("heads", heads, 1))
+    local = Chunked(size) & Causal() if causal else Chunked(size)
+    end = blocks - blocks % size  # of the whole windows
+    cut = end if end < blocks else None
+    layouts = []
+    for head in range(several):
+        first = size - (1 + head) * group
+        layout = local | repeated(size, range(first, first + group), cut, causal, horizontal)
+        if cut is not None:
+            start = min(end + first, blocks - group)
+            layout = layout | columns(range(start, start + group), causal, horizontal)
+        layouts.append(layout)
+    return blocked(layouts, block_size)
 
 
 def deepspeed_variable(
@@ -103,140 +85,50 @@ def deepspeed_variable(
     heads: int = 1,
     block_size: int = 16,
     random_blocks: int = 0,
-    local_windows: Sequence[int] = (4,),
-    global_indices: Sequence[int] = (0,),
+    local_blocks: Sequence[int] = (4,),
+    global_blocks: Sequence[int] = (0,),
     global_ends: Sequence[int] | None = None,
     causal: bool = False,
     horizontal: bool = False,
     seed: int = 0,
 ) -> Pattern:
-    """VariableSparsityConfig: windows of given sizes (the last repeats), global and random blocks.
+    """Windows of given sizes, given global blocks, random blocks (`VariableSparsityConfig`).
+
+    Random blocks may lie in the future even with `causal`, as in the code.
 
     Parameters
     ----------
-    length, heads, block_size, causal, horizontal : as for `deepspeed_fixed`
-    random_blocks, seed : int
-        Random blocks a row, of all blocks (DeepSpeed may draw future ones in causal use too).
-    local_windows : ints >= 1
-    global_indices, global_ends : ints
-        Global columns: single blocks, or ranges [index, end).
+    length : int
+        Number of tokens, a multiple of `block_size`.
+    heads : int
+        With random blocks head h draws from seed + h (different_layout_per_head=True).
+    block_size, random_blocks : int
+        Tokens a block; random blocks a row, drawn from all blocks.
+    local_blocks : ints
+        Blocks of the first, second, ... window; the last number repeats.
+    global_blocks, global_ends : ints
+        Global blocks, or with `global_ends` the first of each range and its (exclusive) end.
+    causal, horizontal : bool
+        attention="unidirectional", of blocks; whether global blocks see all blocks too.
+    seed : int
 
     >>> from sparse_ref import draw
-    >>> print(draw(deepspeed_variable(5, block_size=1, local_windows=(1, 2)), 5))
-    # . . . .
-    # # # . .
-    # # # . .
-    # . . # #
-    # . . # #
+    >>> print(draw(deepspeed_variable(6, block_size=1, local_blocks=(1, 2)), 6))
+    # . . . . .
+    # # # . . .
+    # # # . . .
+    # . . # # .
+    # . . # # .
+    # . . . . #
     """
-    n = _blocks(length, block_size)
-    sizes = integers("local_windows", local_windows).tolist()
-    ids: list[int] = []
-    while len(ids) < n:
-        window = ids[-1] + 1 if ids else 0
-        ids += [window] * integer("local_windows", sizes[min(window, len(sizes) - 1)], 1)
-    seen: Pattern = _cut(Document(ids[:n]), causal)
-    starts = integers("global_indices", global_indices).tolist()
-    ends = [s + 1 for s in starts] if global_ends is None else list(global_ends)
-    if len(ends) != len(starts):
-        raise ValueError(f"global_ends must be one for each of {len(starts)} starts, got {ends}")
-    for start, end in zip(starts, ends, strict=True):
-        if start < n:
-            columns: Pattern = Keys(range(start, min(end, n)))
-            seen = seen | (columns & Rows(range(start, n)) if causal else columns)
-            if horizontal:
-                seen = seen | Rows(range(start, min(end, n)))
-    return _with_random(seen, n, heads, block_size, random_blocks, seed)
-
-
-def deepspeed_bigbird(
-    length: int,
-    heads: int = 1,
-    block_size: int = 16,
-    random_blocks: int = 1,
-    window_blocks: int = 3,
-    global_blocks: int = 1,
-    causal: bool = False,
-    seed: int = 0,
-) -> Pattern:
-    """BigBirdSparsityConfig: the first blocks global, a window, random blocks of all blocks.
-
-    Unlike BigBird itself the last block is not global and random blocks exclude nothing.
-
-    >>> from sparse_ref import draw
-    >>> print(draw(deepspeed_bigbird(4, block_size=1, random_blocks=0), 4))
-    # # # #
-    # # # .
-    # # # #
-    # . # #
-    """
-    n = _blocks(length, block_size)
-    side = integer("window_blocks", window_blocks, 1) // 2
-    near = SlidingWindow(side, side) | Global(range(integer("global_blocks", global_blocks)))
-    return _with_random(near, n, heads, block_size, random_blocks, seed, causal=causal)
-
-
-def deepspeed_bslongformer(
-    length: int,
-    heads: int = 1,
-    block_size: int = 16,
-    window_blocks: int = 3,
-    global_indices: Sequence[int] = (0,),
-    global_ends: Sequence[int] | None = None,
-    causal: bool = False,
-) -> Pattern:
-    """BSLongformerSparsityConfig: a window of blocks, and global blocks, rows and columns.
-
-    >>> from sparse_ref import draw
-    >>> print(draw(deepspeed_bslongformer(4, block_size=1, causal=True), 4))
-    # . . .
-    # # . .
-    # # # .
-    # . # #
-    """
-    _blocks(length, block_size)
-    integer("heads", heads, 1)
-    side = integer("window_blocks", window_blocks, 1) // 2
-    starts = integers("global_indices", global_indices).tolist()
-    ends = [s + 1 for s in starts] if global_ends is None else list(global_ends)
-    chosen = sorted({b for s, e in zip(starts, ends, strict=True) for b in range(s, e)})
-    return Blocked(_cut(SlidingWindow(side, side) | Global(chosen), causal), block_size)
-
-
-def deepspeed_sliding(
-    length: int,
-    heads: int = 1,
-    block_size: int = 16,
-    window_blocks: int = 3,
-    causal: bool = True,
-) -> Pattern:
-    """LocalSlidingWindowSparsityConfig: window_blocks // 2 blocks back, and ahead if not causal.
-
-    >>> from sparse_ref import draw
-    >>> print(draw(deepspeed_sliding(3, block_size=1), 3))
-    # . .
-    # # .
-    . # #
-    """
-    _blocks(length, block_size)
-    integer("heads", heads, 1)
-    side = integer("window_blocks", window_blocks, 1) // 2
-    return Blocked(SlidingWindow(side, 0 if causal else side), block_size)
-
-
-def _with_random(
-    near: Pattern,
-    blocks: int,
-    heads: int,
-    block_size: int,
-    random_blocks: int,
-    seed: int,
-    *,
-    causal: bool = False,
-) -> Pattern:
-    """The layout of every head with its own random blocks added, cut if causal."""
-    count, heads = integer("random_blocks", random_blocks), integer("heads", heads, 1)
-    if not count:
-        return Blocked(_cut(near, causal), block_size)
-    random = [RandomKeys(count, seed + h, blocks) for h in range(heads)]
-    return _per_head([Blocked(_cut(near | one, causal), block_size) for one in random])
+    blocks = blocks_of(length, block_size)
+    directions(causal, horizontal)
+    sizes = [integer(f"local_blocks[{i}]", size, 1) for i, size in enumerate(local_blocks)]
+    if not sizes:
+        raise ValueError("local_blocks must hold at least one size, got none")
+    sizes += [sizes[-1]] * -(-blocks // sizes[-1])
+    ids = [i for i, size in enumerate(sizes) for _ in range(size)][:blocks]
+    layout: Pattern = Document(ids) & Causal() if causal else Document(ids)
+    for group in groups(global_blocks, global_ends, blocks):
+        layout = layout | columns(group, causal, horizontal)
+    return blocked(drawn(layout, random_blocks, seed, blocks, heads, causal=False), block_size)
