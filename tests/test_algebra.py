@@ -184,7 +184,7 @@ def predicates():
 ALLOWED = (
     ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.Assign, ast.AnnAssign, ast.For,
     ast.Expr, ast.Name, ast.Load, ast.Store, ast.Constant, ast.Tuple, ast.Attribute,
-    ast.Subscript, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Call,
+    ast.Subscript, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Call, ast.keyword,
     ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod, ast.BitAnd, ast.BitOr, ast.Invert, ast.USub,
     ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE,
 )  # fmt: skip
@@ -203,6 +203,7 @@ def test_predicates_keep_to_the_grammar(tree):
             assert len(node.ops) == 1, f"a chain: {where}"
         if isinstance(node, ast.Call):
             assert callee(node.func), f"a call: {where}"
+            assert {word.arg for word in node.keywords} <= {"strict"}, where
         if isinstance(node, ast.For):
             loops_over_fields(node)
 
@@ -228,7 +229,7 @@ def loops_over_fields(node):
 def test_the_grammar_test_bites():
     bad = {
         "k <= q and k >= 0": "and", "0 <= k <= q": "chain", "k ^ q": "xor",
-        "min(q, k) > 3": "min", "np.abs(q - k) < 3": "numpy", "k in self.tokens": "in",
+        "min(q, k) > 3": "minimum", "np.abs(q - k) < 3": "numpy", "k in self.tokens": "in",
         "True if k else False": "if", "not k": "not", "q / k > 1": "true division",
     }  # fmt: skip
     for source in bad:

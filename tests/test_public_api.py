@@ -171,7 +171,14 @@ def test_nothing_optional_is_needed():
     assert fresh(code) == ["1"]
 
 
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_readme_shows_the_conventions_of_the_code():
+    assert sr.conventions.table() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_version_is_the_changelogs():
-    text = (Path(__file__).parent.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
     assert re.search(rf"## \[?({re.escape(sr.__version__)}|Unreleased)", text)

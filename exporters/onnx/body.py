@@ -64,6 +64,7 @@ def loop_body(
     out, sums = g.each(n.rows.op("Squeeze"), lambda i: _row(g, n, arrays, lists, i))
     out = out.reshape(n.rows, n.B, n.H, n.bq, n.Ev).swap(1, 2, 0, 3, 4)
     out = out.reshape(n.B, n.H, n.rows * n.bq, n.Ev).cut(0, n.L, axis=2)
+    out = out.reshape(n.B, n.H, n.L, n.Ev)  # an error where the lists end before the queries do
     out.op("CastLike", x["query"], called="output")
     if lse:
         sums = sums.reshape(n.rows, n.B, n.H, n.bq).swap(1, 2, 0, 3)

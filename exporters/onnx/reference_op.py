@@ -35,7 +35,8 @@ class SparseAttention(OpRun):
         def seen(*at: int) -> sr.Pattern:
             return _pattern(indices[at], counts[at], ids[at], tile_masks, shape)
 
-        pattern = sr.PerBatch([sr.PerHead([seen(i, j) for j in range(h)]) for i in range(b)])
+        rows = [sr.PerHead([seen(i, j) for j in range(h)]) for i in range(b)]
+        pattern = sr.PerBatch(rows) if rows else sr.Full()  # an empty batch has nothing to see
         got = sr.attention(
             query, key, value, pattern, scale=scale, softcap=softcap or None, q_start=0,
             sink_logits=np.broadcast_to(sinks, (h,)),

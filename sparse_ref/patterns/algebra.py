@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, NoReturn, Self, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 
@@ -111,7 +111,7 @@ class Pattern:
         """The sets whose sum a multiset is; a set is its own only part."""
         return (self,)
 
-    def _with(self, change: Callable[[Pattern], Pattern]) -> Self:
+    def _with(self, change: Callable[[Pattern], Pattern]) -> Pattern:
         """The same pattern with every child changed; itself if none of them is."""
         new: dict[str, Any] = {}
         for field in fields(cast(Any, self)):
@@ -350,6 +350,9 @@ class Not(Pattern):
 
     def __invert__(self) -> Pattern:
         return self.pattern
+
+    def _with(self, change: Callable[[Pattern], Pattern]) -> Pattern:
+        return ~change(self.pattern)
 
     def __repr__(self) -> str:
         return "~" + _bracketed(self.pattern)
