@@ -113,7 +113,7 @@ def test_what_is_said_of_a_mask_gives_the_mask(pattern, m, n, first):
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
-@pytest.mark.parametrize("shape", [(N, N), (5, N), (1, N), (N, 5), (1, 1)])
+@pytest.mark.parametrize("shape", [(N, N), (5, N), (1, N), (N, 5), (3, 3)])
 def test_every_convention_is_found_again_in_its_mask(name, shape):
     arguments, _ = FORMULAS[name]
     m, n = shape
@@ -218,8 +218,9 @@ def test_alignment_is_respected():
 
 def test_off_by_one_masks_are_told_apart():
     """The bug that everybody has: 128 or 129 keys."""
+    behind = P - T
     for keys in (7, 8, 9):
-        found = conventions.describe(PAST & (P - T < keys))
+        found = conventions.describe(PAST & (behind < keys))
         assert found["hf"] == f"sliding_window={keys}"
         assert found["flash_attn"] == f"window_size=({keys - 1}, 0)"
         assert found["attention_gym"] == f"window_size={keys - 1}"
@@ -230,13 +231,13 @@ WRONG = {
     "got 0": lambda: conventions.hf(0),
     "w must be >= 1 (it counts the query itself; with 0 ORT shows no key at all, with -1 all), "
     "got -2": lambda: conventions.ort_gqa(-2),
-    "left must be >= 0, or -1 for unbounded (flash-attn takes every negative number for it), got -2": (
-        lambda: conventions.flash_attn(-2, 0)
-    ),
+    "left must be >= 0, or -1 for unbounded (flash-attn takes every negative number for it), "
+    "got -2": lambda: conventions.flash_attn(-2, 0),
     "right must be >= 0, or -1 for unbounded, got -5": lambda: conventions.onnx25(0, -5),
     "left must be >= 0, got -1": lambda: conventions.xformers(-1, 0),
     "w must be an integer or None, got 1.5": lambda: conventions.vllm(1.5),
     "w must be an integer, got None": lambda: conventions.gpt_neo(None),
+    "w must be >= 2, got 0": lambda: conventions.longformer(0),
     "w must be even (half of it on each side), got 5": lambda: conventions.longformer(5),
     "w must be >= 0, got -2": lambda: conventions.hf_bidirectional(-2),
     "r must be >= 0, got -1": lambda: conventions.longt5(-1),

@@ -65,7 +65,7 @@ def loop_body(
     out = out.reshape(n.rows, n.B, n.H, n.bq, n.Ev).swap(1, 2, 0, 3, 4)
     out = out.reshape(n.B, n.H, n.rows * n.bq, n.Ev).cut(0, n.L, axis=2)
     out = out.reshape(n.B, n.H, n.L, n.Ev)  # an error where the lists end before the queries do
-    out.op("CastLike", x["query"], called="output")
+    out.op("CastLike", x["query"], called="Y")
     if lse:
         sums = sums.reshape(n.rows, n.B, n.H, n.bq).swap(1, 2, 0, 3)
         sums.reshape(n.B, n.H, n.rows * n.bq).cut(0, n.L, axis=2).op("Identity", called="lse")

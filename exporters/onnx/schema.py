@@ -43,7 +43,7 @@ INPUTS = {  # name: type, rank, what it is
     "sinks": ("T", 1, "[H] or [1]: one more score, in the denominator only; -inf is none"),
 }  # fmt: skip
 OUTPUTS = {
-    "output": ("T", "[B, H, L, Ev]; a query that sees no key gets 0"),
+    "Y": ("T", "[B, H, L, Ev]; a query that sees no key gets 0"),
     "lse": ("F", "[B, H, L]: log-sum-exp of the scores, sink included; float64 from float64"),
 }
 ATTRIBUTES = {

@@ -98,11 +98,11 @@ def counted(name: str, unbounded: str | None = None, *, besides: int = 0) -> Spe
 
 
 def radius(name: str, factor: int = 1) -> Spelling:
-    """Symmetric windows given by `factor` times one side."""
+    """Symmetric windows given by one side, or (factor=2) by both together, which is never 0."""
 
     def spell(f: Form) -> str | None:
         both = f.left if f.window and f.left == f.right else None
-        return None if both is None else f"{name}={factor * both}"
+        return None if both is None or both < factor - 1 else f"{name}={factor * both}"
 
     return spell
 
@@ -139,7 +139,7 @@ def total(w: int | None, zero: str) -> Pattern:
 
 def halved(w: int) -> Pattern:
     """A symmetric window of w + 1 keys, half of w on each side."""
-    if integer("w", w) % 2:
+    if integer("w", w, 2) % 2:
         raise ValueError(f"w must be even (half of it on each side), got {w}")
     return SlidingWindow(w // 2, w // 2)
 

@@ -40,7 +40,8 @@ def gemma3_bidirectional(w: int) -> Pattern:
     >>> gemma3_bidirectional(5) == gemma3_bidirectional(4)
     True
     """
-    return halved(integer("w", w) // 2 * 2)
+    half = integer("w", w, 1) // 2
+    return SlidingWindow(half, half)
 
 
 @convention("Hugging Face Longformer, LED", radius("attention_window", 2), 512)

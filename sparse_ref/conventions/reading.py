@@ -71,8 +71,8 @@ def _of_mask(mask: Bools, start: int) -> list[Form]:
     low, high = mask[rows].argmax(axis=1), n - 1 - mask[rows, ::-1].argmax(axis=1)
     left, right = int((q - low).max()), int((high - q).max())
     # a side that no pair of the mask exceeds may be anything from there on
-    lefts = [left] if left < start + m - 1 else [None, right]
-    rights = [right] if right < n - 1 - start else [None, 0, left]
+    lefts = [left] if left < start + m - 1 else [None, right, left]
+    rights = [right] if right < n - 1 - start else [None, 0, left, right]
     forms = [Form(a, b) for a in lefts for b in rights]
     forms += [Form(chunk=math.gcd(*low.tolist()), back=back) for back in (0, 1)]
     if right > 0:
