@@ -9,8 +9,8 @@ import numpy as np
 from ._arrays import Floats, Ints, array, floats, integers
 from .heads import Problem
 from .patterns import Frame, Pattern
-from .patterns.algebra import checked
 from .patterns.dense import frame_of
+from .patterns.pattern import checked
 from .relative_bias import RelativeBias
 
 

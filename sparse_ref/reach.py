@@ -10,7 +10,7 @@ from scipy import sparse
 from ._arrays import integer
 from .layouts import to_csr
 from .patterns import Pattern
-from .patterns.algebra import checked
+from .patterns.pattern import checked
 
 
 def reach(patterns: Pattern | Sequence[Pattern], n: int) -> int | None:

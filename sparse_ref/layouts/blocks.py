@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from sparse_ref._arrays import Bools, Ints, integer
 from sparse_ref.patterns import Pattern
-from sparse_ref.patterns.algebra import checked
 from sparse_ref.patterns.dense import frame_of, one_row
 from sparse_ref.patterns.explicit import block_pair
+from sparse_ref.patterns.pattern import checked
 
 from .tiling import Store, Tiles, tile
 

@@ -9,8 +9,8 @@ from scipy import sparse
 
 from sparse_ref._arrays import Ints, integer
 from sparse_ref.patterns import Frame, Pattern
-from sparse_ref.patterns.algebra import checked
 from sparse_ref.patterns.dense import frame_of, one_row
+from sparse_ref.patterns.pattern import checked
 
 
 def to_csr(

@@ -1,11 +1,12 @@
 """Static patterns: one predicate on absolute positions, and the readings of it."""
 
-from .algebra import And, Not, Or, Pattern
+from .algebra import And, Not, Or
 from .combinators import Blocked, Permuted, WithinDocument
 from .dense import Frame
 from .explicit import BlockPattern, RandomKeys, from_mask
 from .families import Multi, PerBatch, PerHead
 from .lattice import Grid, Neighborhood, Xor
+from .pattern import Pattern
 from .pictures import Comparison, compare, draw
 from .positional import (
     Causal,

@@ -10,8 +10,8 @@ import numpy as np
 
 from sparse_ref._arrays import Ints, integer
 
-from .algebra import Pattern, pattern_field
 from .explicit import spread
+from .pattern import Pattern, pattern_field
 from .positional import _set
 from .relation import KeyRows
 from .tables import Runtime, Table

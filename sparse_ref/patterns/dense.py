@@ -11,7 +11,7 @@ import numpy as np
 from sparse_ref._arrays import Ints, integer, integers
 
 if TYPE_CHECKING:
-    from .algebra import Pattern
+    from .pattern import Pattern
 
 
 class Frame(NamedTuple):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sparse_ref._arrays import Bools, Ints, array, integer
 
-from .algebra import Pattern, pattern_field
+from .pattern import Pattern, pattern_field
 from .positional import _set
 from .relation import KeyRows, Relation
 from .tokens import Tokens, _relation

@@ -8,7 +8,8 @@ from typing import Any
 
 from sparse_ref._arrays import Ints
 
-from .algebra import Pattern, patterns_field, union
+from .algebra import union
+from .pattern import Pattern, patterns_field
 from .relation import KeyRows
 
 

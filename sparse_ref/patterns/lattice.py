@@ -8,7 +8,7 @@ from typing import Any
 
 from sparse_ref._arrays import integer
 
-from .algebra import Pattern, patterns_field
+from .pattern import Pattern, patterns_field
 from .positional import _set
 from .tables import IntegerSet
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from sparse_ref._arrays import Bools, array, integer
 
-from .algebra import Pattern
+from .pattern import Pattern
 
 
 def draw(pattern: Pattern | object, q_len: int, kv_len: int | None = None) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sparse_ref._arrays import LIMIT, integer
 
-from .algebra import Pattern
+from .pattern import Pattern
 from .tables import IntegerSet, Runtime
 
 

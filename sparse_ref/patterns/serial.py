@@ -11,7 +11,7 @@ import numpy as np
 
 from sparse_ref._arrays import LIMIT, Ints, integer
 
-from .algebra import Pattern
+from .pattern import Pattern
 from .relation import KeyRows, Relation
 from .tables import IntegerSet, Runtime, Table
 

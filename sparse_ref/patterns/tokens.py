@@ -11,7 +11,7 @@ from scipy import sparse
 
 from sparse_ref._arrays import Ints, array, integer
 
-from .algebra import Pattern
+from .pattern import Pattern
 from .positional import _set
 from .relation import KeyRows, Relation
 from .tables import IntegerSet, Runtime, Table
