@@ -40,7 +40,7 @@ def loop_body(
     Examples
     --------
     >>> loop_body(lse=True).output
-    ['output', 'lse']
+    ['Y', 'lse']
     """
     if opset < 18:
         raise ValueError(f"opset must be >= 18, got {opset}")
