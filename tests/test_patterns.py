@@ -225,3 +225,11 @@ def test_a_comparison_points_at_the_first_difference():
 
     assert found.first == (1, 0, 2)
     assert str(found).splitlines()[:6] == ["head 0", "# # #", "# # #", "head 1", "# # -", "# # #"]
+
+
+def test_a_comparison_names_the_shift_also_where_the_border_uncovers_a_key():
+    found = sr.compare(sr.Offsets([1, 2]), sr.Offsets([0, 1]), 6)
+
+    assert found.sentence == "b is a shifted by one key to the right"
+    assert sr.compare(sr.Causal(), sr.Causal(), 4).equal
+    assert sr.compare(sr.Full(), sr.Causal(), 9).sentence == "b allows less than a"

@@ -23,7 +23,7 @@ def flash_attn(left: int | None, right: int | None) -> Pattern:
 
 @convention("ORT `GroupQueryAttention`", counted("local_window_size", "-1"), 128)
 def ort_gqa(w: int | None) -> Pattern:
-    """ONNX Runtime `local_window_size=w`: w keys with the query (w + 1 before ORT 1.23); -1 = all.
+    """ONNX Runtime `local_window_size=w`: w keys with the query (older releases: w + 1); -1 = all.
 
     Its documentation says `left_window_size`; with 0 no query sees a key.
 

@@ -124,7 +124,8 @@ def _relation(a: Bools, b: Bools) -> str:
         return "a and b are the same"
     for shift in (1, -1):
         side = "right" if shift > 0 else "left"
-        if (_shifted(a, shift) == b).all():
+        inner = np.s_[..., 1:] if shift > 0 else np.s_[..., :-1]  # the border uncovers a column
+        if (_shifted(a, shift) == b)[inner].all():
             return f"b is a shifted by one key to the {side}"
         for far in range(1, 4):
             keys = f"{far} {{}} key{'s' * (far > 1)} on the {side}"
