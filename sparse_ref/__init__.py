@@ -12,7 +12,10 @@
 (1, 4, 4)
 """
 
-from . import conventions, recipes
+import importlib
+from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING as _CHECKING
+
 from .arithmetic import Arithmetic
 from .bounds import error_bound
 from .gradients import attention_vjp
@@ -72,3 +75,14 @@ __all__ = [
     "attention_vjp", "compare", "conventions", "draw", "error_bound", "from_dict", "from_mask",
     "merge", "reach", "recipes", "to_blocks", "to_csr", "to_dict", "weights",
 ]  # fmt: skip
+
+
+if _CHECKING:
+    from . import conventions, recipes
+
+
+def __getattr__(name: str) -> _ModuleType:
+    """Whole shelves are imported when first asked for; the kernels among them need Numba."""
+    if name in ("conventions", "kernels", "recipes"):
+        return importlib.import_module("." + name, __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,12 @@
+"""Attention on the CPU, compiled by Numba: the oracle's meaning at the speed of matrix products.
+
+>>> import numpy as np, sparse_ref as sr
+>>> q = k = v = np.ones((2, 70, 8), dtype=np.float32)
+>>> sr.kernels.attention(q, k, v, sr.Causal()).out.shape
+(2, 70, 8)
+"""
+
+from .forward import attention
+from .plans import Plan, plan
+
+__all__ = ["Plan", "attention", "plan"]

@@ -1,0 +1,90 @@
+"""The functions of `simd` as plain loops: for any machine, and to be run without compiling."""
+
+# mypy: allow-untyped-defs, allow-untyped-calls
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ._jit import kernel
+
+LANES = 8
+
+
+def lanes_of(bits: int) -> int:
+    """The number of lanes of a panel, whatever its numbers."""
+    return LANES
+
+
+@kernel
+def width(array):
+    """The number of lanes of a panel."""
+    return LANES
+
+
+@kernel
+def claim(counters, worker):
+    """The next task of this worker: each takes every so many-th, without an atomic counter."""
+    task = counters[worker]
+    counters[worker] += len(counters)
+    return task
+
+
+@kernel
+def product(c, a, at, row, rows, b, bo, k):
+    """C = A B: A has `rows` rows of k > 0 numbers, `row` apart from a[at] on; C and B panels."""
+    for r in range(rows):
+        for lane in range(LANES):
+            c[r * LANES + lane] = 0
+        for i in range(k):
+            x = a[at + r * row + i]
+            for lane in range(LANES):
+                c[r * LANES + lane] += x * b[bo + i * LANES + lane]
+
+
+@kernel
+def add_product(c, co, a, at, row, columns, b, k, shrink, so):
+    """C = shrink * C + A^T B: A has k rows of `columns` numbers; `shrink` one for each lane."""
+    for r in range(columns):
+        for lane in range(LANES):
+            c[co + r * LANES + lane] *= shrink[so + lane]
+        for i in range(k):
+            x = a[at + i * row + r]
+            for lane in range(LANES):
+                c[co + r * LANES + lane] += x * b[i * LANES + lane]
+
+
+@kernel
+def softmax(s, so, rows, m, l, r, at):  # noqa: E741
+    """One step of an online softmax, as `simd.softmax`."""
+    lowest = -125.0 if s.itemsize == 4 else -1021.0
+    for lane in range(LANES):
+        peak = m[at + lane]
+        for i in range(rows):
+            x = s[so + i * LANES + lane]
+            peak = max(peak, x) if x == x and peak == peak else peak  # noqa: PLR0124
+        shift = peak if peak != -np.inf else s.dtype.type(0)
+        x = m[at + lane] - shift
+        r[at + lane] = 0 if x < lowest else 2**x
+        m[at + lane] = peak
+        total = l[at + lane] * r[at + lane]
+        for i in range(rows):
+            x = s[so + i * LANES + lane] - shift
+            s[so + i * LANES + lane] = 0 if x < lowest else 2**x
+            total += s[so + i * LANES + lane]
+        l[at + lane] = total
+
+
+@kernel
+def softcap(s, so, rows, cap):
+    """Replace s by cap * tanh(s / (2 log2(e))) on a panel."""
+    for i in range(so, so + rows * LANES):
+        s[i] = cap * math.tanh(s[i] * (0.5 * math.log(2)))
+
+
+@kernel
+def select(s, so, rows, allowed, at):
+    """-inf where `allowed`, a panel of bytes, is 0."""
+    for i in range(rows * LANES):
+        s[so + i] = s[so + i] if allowed[at + i] else -np.inf
