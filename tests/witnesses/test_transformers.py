@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import sparse_ref as sr
+from tests.witnesses import agrees, inputs
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
@@ -167,3 +168,20 @@ def test_swin_shifted_windows():
 
     want = sr.recipes.swin((height, width), window, shift)
     assert (got == want.mask(height * width, height * width)[0]).all()
+
+
+def test_gpt_oss_sink_logits_are_in_the_denominator_only():
+    from types import SimpleNamespace
+
+    from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward
+
+    q, k, v = inputs(m=13, n=13)
+    sinks = np.array([0.5, -1.0, 2.0, 0.0], dtype=np.float32)
+    pattern = sr.recipes.gpt_oss(5, layer=0)
+    mask = np.where(pattern.mask(13, 13), 0, np.finfo(np.float32).min).astype(np.float32)[None]
+    module = SimpleNamespace(num_key_value_groups=2, sinks=torch.from_numpy(sinks), training=False)
+    got, _ = eager_attention_forward(
+        module, *map(torch.from_numpy, (q, k, v, mask)), scaling=8**-0.5, dropout=0.0
+    )
+
+    agrees(got.numpy().transpose(0, 2, 1, 3), q, k, v, pattern, sink_logits=sinks)
