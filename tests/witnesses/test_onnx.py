@@ -1,141 +1,200 @@
-"""ONNX: Attention 23, 24 and 25 in two runtimes, and ONNX Runtime's own attention operators."""
+"""ONNX: the operator Attention 23, 24 and 25 in two runtimes."""
 
 import numpy as np
 import pytest
 
 import sparse_ref as sr
 from tests.witnesses import agrees, inputs
+from tests.witnesses.models import in_ort, model
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
-ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytestmark = pytest.mark.witness
-helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
-
-
-def model(node, feeds, version, domain=""):
-    types = {np.dtype(np.float32): FLOAT, np.dtype(bool): onnx.TensorProto.BOOL}
-    types |= {
-        np.dtype(np.int64): onnx.TensorProto.INT64,
-        np.dtype(np.int32): onnx.TensorProto.INT32,
-    }
-    given = [
-        helper.make_tensor_value_info(name, types[x.dtype], x.shape) for name, x in feeds.items()
-    ]
-    out = [helper.make_tensor_value_info(name, FLOAT, None) for name in node.output if name]
-    opsets = [helper.make_opsetid("", version)]
-    opsets += [helper.make_opsetid(domain, 1)] if domain else []
-    graph = helper.make_graph([node], "attention", given, out)
-    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
-
-
-def in_ort(made, feeds):
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(
-        made.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return session.run(None, feeds)[0]
 
 
 def in_reference(made, feeds):
     from onnx.reference import ReferenceEvaluator
 
-    return ReferenceEvaluator(made).run(None, feeds)[0]
+    return ReferenceEvaluator(made).run(None, feeds)
 
 
-RUNTIMES = {"onnxruntime": in_ort, "reference": in_reference}
+runtimes = pytest.mark.parametrize(
+    "run", [in_ort, in_reference], ids=["onnxruntime", "ReferenceEvaluator"]
+)
+versions = pytest.mark.parametrize("version", [23, 24, 25])
 
 
 def attention(run, version, feeds, **attributes):
-    names = ["q", "k", "v", "mask", "", "", "lengths"]
-    node_inputs = [name if name in feeds else "" for name in names]
-    while not node_inputs[-1]:
-        node_inputs.pop()
-    node = helper.make_node("Attention", node_inputs, ["y"], **attributes)
-    return run(model(node, feeds, version), feeds)
+    """Y of one Attention node; `feeds` are named as the inputs of the operator."""
+    names = ["Q", "K", "V", "attn_mask", "past_key", "past_value", "nonpad_kv_seqlen"]
+    given = [name if name in feeds else "" for name in names]
+    while not given[-1]:
+        given.pop()
+    outputs = ["Y", "present_key", "present_value"] if "past_key" in feeds else ["Y"]
+    node = onnx.helper.make_node("Attention", given, outputs, **attributes)
+    return run(model(node, feeds, version), feeds)[0]
 
 
-@pytest.mark.parametrize("run", RUNTIMES.values(), ids=RUNTIMES)
-@pytest.mark.parametrize("version", [23, 24, 25])
-@pytest.mark.parametrize(
-    "pattern",
-    [sr.Causal() & sr.SlidingWindow(3, 0), ~sr.Full(), sr.Global([2]) | sr.Strided(3)],
-    ids=repr,
-)
-def test_attention_with_our_mask(pattern, version, run):
+def named(q, k, v, **others):
+    return {"Q": q, "K": k, "V": v, **others}
+
+
+PATTERNS = [
+    sr.Causal() & sr.SlidingWindow(3, 0),
+    ~sr.Full(),
+    sr.Global([2]) | sr.Strided(3),
+    sr.Keys([17]) & sr.Rows(range(7, 12)),  # most rows see no key
+    sr.PerHead([sr.Chunked(5), sr.Xor([1, 2])]),
+]
+
+
+@runtimes
+@versions
+@pytest.mark.parametrize("pattern", PATTERNS, ids=repr)
+def test_bool_mask(pattern, version, run):
     q, k, v = inputs()
-    feeds = {"q": q, "k": k, "v": v, "mask": pattern.mask(13, 19)[0]}
+    feeds = named(q, k, v, attn_mask=pattern.mask(13, 19, heads=6)[None])
 
     agrees(attention(run, version, feeds, softcap=1.5), q, k, v, pattern, softcap=1.5)
 
 
-@pytest.mark.parametrize("run", RUNTIMES.values(), ids=RUNTIMES)
-@pytest.mark.parametrize("version", [23, 24, 25])
-def test_causal_attention_is_aligned_to_the_first_key(version, run):
+@runtimes
+@versions
+@pytest.mark.parametrize("pattern", PATTERNS, ids=repr)
+def test_mask_of_minus_infinities_on_top_of_a_bias(pattern, version, run):
     q, k, v = inputs()
-    got = attention(run, version, {"q": q, "k": k, "v": v}, is_causal=1)
+    bias = np.random.default_rng(1).integers(-64, 65, (6, 13, 19)) / 32
+    added = np.where(pattern.mask(13, 19, heads=6), bias, -np.inf).astype(np.float32)
+    got = attention(run, version, named(q, k, v, attn_mask=added[None]), scale=0.75)
+
+    agrees(got, q, k, v, pattern, bias=bias, scale=0.75)
+
+
+@runtimes
+@versions
+def test_float64_and_a_multiset(version, run):
+    q, k, v = (x.astype(np.float64) for x in inputs())
+    pattern = sr.Multi([sr.Causal(), sr.SlidingWindow(2, 2), sr.Sink(1), sr.Sink(5)])
+    with np.errstate(divide="ignore"):
+        log_counts = np.log(pattern.counts(13, 19))[None]
+    got = attention(run, version, named(q, k, v, attn_mask=log_counts), scale=0.25)
+
+    agrees(got, q, k, v, pattern, scale=0.25, arithmetic="float64")
+
+
+@versions
+def test_the_function_body_rounds_the_scale_to_float32_even_for_float64(version):
+    """ORT expands it for doubles: q and k are each multiplied by sqrt(scale), in float32."""
+    q, k, v = (x.astype(np.float64) for x in inputs())
+    feeds = named(q, k, v)
+    rounded = float(np.sqrt(np.float32(5**-0.5))) ** 2
+
+    agrees(attention(in_reference, version, feeds), q, k, v, sr.Full(), arithmetic="float64")
+    got = attention(in_ort, version, feeds)
+    agrees(got, q, k, v, sr.Full(), scale=rounded, arithmetic="float64")
+    assert 1e-8 < abs(got - sr.attention(q, k, v, sr.Full()).out).max() < 1e-6
+
+
+@runtimes
+@versions
+def test_causality_is_aligned_to_the_first_key(version, run):
+    q, k, v = inputs()
+    got = attention(run, version, named(q, k, v), is_causal=1)
 
     agrees(got, q, k, v, sr.Causal(), q_start=0)
 
 
-@pytest.mark.parametrize("run", RUNTIMES.values(), ids=RUNTIMES)
-@pytest.mark.parametrize(("left", "right"), [(3, 0), (0, 2), (-1, 1), (4, -1), (0, 0)])
-def test_attention_25_windows_are_besides_the_query(left, right, run):
+@runtimes
+@versions
+def test_causality_after_a_past_is_aligned_to_the_last_key(version, run):
     q, k, v = inputs()
+    feeds = named(q, k[:, :, 6:], v[:, :, 6:], past_key=k[:, :, :6], past_value=v[:, :, :6])
+
+    agrees(attention(run, version, feeds, is_causal=1), q, k, v, sr.Causal())
+
+
+@runtimes
+@versions
+def test_heads_in_the_last_axis(version, run):
+    """Three axes: head i is columns i d .. (i + 1) d."""
+    q, k, v = inputs()
+    flat = [x.transpose(0, 2, 1, 3).reshape(*x.shape[0::2], -1) for x in (q, k, v)]
+    got = attention(run, version, named(*flat), q_num_heads=6, kv_num_heads=3, is_causal=1)
+
+    got = got.reshape(2, 13, 6, 7).transpose(0, 2, 1, 3)
+    agrees(got, q, k, v, sr.Causal(), q_start=0)
+
+
+WINDOWS = [(3, 0), (0, 2), (-1, 1), (4, -1), (0, 0), (-1, -1), (40, 40)]
+
+
+@runtimes
+@pytest.mark.parametrize(("left", "right"), WINDOWS)
+def test_windows_are_besides_the_query(left, right, run):
+    q, k, v = inputs()
+    sizes = {"left_window_size": left, "right_window_size": right}
+
+    agrees(
+        attention(run, 25, named(q, k, v), **sizes),
+        q, k, v, sr.conventions.onnx25(left, right), q_start=0,
+    )  # fmt: skip
+
+
+@runtimes
+@pytest.mark.parametrize(("left", "right"), WINDOWS)
+def test_windows_with_causality_a_mask_and_a_past(left, right, run):
+    q, k, v = inputs()
+    other = sr.Strided(2) | sr.Sink(3)
+    feeds = named(q, k[:, :, 6:], v[:, :, 6:], past_key=k[:, :, :6], past_value=v[:, :, :6])
+    feeds["attn_mask"] = other.mask(13, 19)[0]
     got = attention(
-        run, 25, {"q": q, "k": k, "v": v}, left_window_size=left, right_window_size=right
+        run, 25, feeds, is_causal=1, left_window_size=left, right_window_size=right
+    )  # fmt: skip
+
+    agrees(got, q, k, v, sr.conventions.onnx25(left, right) & other & sr.Causal())
+
+
+@runtimes
+@pytest.mark.parametrize("version", [24, 25])
+@pytest.mark.parametrize("lengths", [(15, 19), (5, 13), (1, 0)], ids=str)
+def test_causality_is_aligned_to_the_key_lengths(lengths, version, run):
+    """Queries stand at the end of the valid keys; those before position 0 see none."""
+    q, k, v = inputs()
+    valid = np.array(lengths)
+    got = attention(run, version, named(q, k, v, nonpad_kv_seqlen=valid), is_causal=1)
+
+    agrees(got, q, k, v, sr.Causal(), kv_lengths=valid, q_start=valid - 13)
+
+
+@runtimes
+def test_windows_are_aligned_to_the_key_lengths(run):
+    q, k, v = inputs()
+    valid = np.array([7, 17])
+    got = attention(
+        run, 25, named(q, k, v, nonpad_kv_seqlen=valid), left_window_size=4, right_window_size=1
     )
 
-    agrees(got, q, k, v, sr.conventions.onnx25(left, right), q_start=0)
+    agrees(got, q, k, v, sr.conventions.onnx25(4, 1), kv_lengths=valid, q_start=valid - 13)
 
 
-@pytest.mark.parametrize("run", RUNTIMES.values(), ids=RUNTIMES)
-def test_attention_24_aligns_causality_to_the_key_lengths(run):
+@runtimes
+@pytest.mark.parametrize("version", [24, 25])
+def test_key_lengths_alone(version, run):
     q, k, v = inputs()
-    lengths = np.array([15, 19])
-    feeds = {"q": q, "k": k, "v": v, "lengths": lengths}
-    got = attention(run, 24, feeds, is_causal=1)
+    valid = np.array([3, 11])
+    got = attention(run, version, named(q, k, v, nonpad_kv_seqlen=valid))
 
-    agrees(got, q, k, v, sr.Causal(), kv_lengths=lengths, q_start=lengths - 13)
-
-
-def grouped(q, k, v, **attributes):
-    """com.microsoft.GroupQueryAttention without a cache."""
-    (b, h, m, d), g = q.shape, k.shape[1]
-    sinks = attributes.pop("sinks", None)
-    feeds = {
-        name: np.ascontiguousarray(x.transpose(0, 2, 1, 3)).reshape(b, m, -1)
-        for name, x in (("q", q), ("k", k), ("v", v))
-    }
-    feeds |= {"past_k": np.zeros((b, g, 0, d), np.float32)}
-    feeds |= {"past_v": np.zeros((b, g, 0, d), np.float32)}
-    feeds |= {"last": np.full(b, m - 1, np.int32), "total": np.array([m], np.int32)}
-    names = ["q", "k", "v", "past_k", "past_v", "last", "total"]
-    if sinks is not None:
-        feeds["sinks"] = sinks
-        names += ["", "", "", "", "sinks"]
-    node = helper.make_node(
-        "GroupQueryAttention", names, ["y", "key", "value"], domain="com.microsoft",
-        num_heads=h, kv_num_heads=g, **attributes,
-    )  # fmt: skip
-    got = in_ort(model(node, feeds, 18, "com.microsoft"), feeds)
-    return got.reshape(b, m, h, d).transpose(0, 2, 1, 3)
+    agrees(got, q, k, v, sr.Full(), kv_lengths=valid, q_start=0)
 
 
-@pytest.mark.parametrize("w", [1, 4, 13, 40])
-def test_group_query_attention_counts_the_query_in_its_window(w):
-    q, k, v = inputs(m=13, n=13)
+@versions
+def test_onnxruntime_lets_a_masked_nan_through_and_the_oracle_does_not(version):
+    """0 x NaN, as in torch."""
+    q, k, v = inputs(n=13)
+    v[:, :, 7] = np.nan
+    pattern = sr.SlidingWindow(1, 0)
+    got = attention(in_ort, version, named(q, k, v, attn_mask=pattern.mask(13, 13)[0]))
+    want = sr.attention(q, k, v, pattern).out
 
-    agrees(grouped(q, k, v, local_window_size=w), q, k, v, sr.conventions.ort_gqa(w))
-
-
-def test_group_query_attention_softcap_sinks_and_window():
-    q, k, v = inputs(m=13, n=13)
-    sinks = np.array([0.5, -1.0, 2.0, 0.0], np.float32)
-    pattern = sr.recipes.mistral(5)
-
-    agrees(grouped(q, k, v, softcap=2.0), q, k, v, sr.Causal(), softcap=2.0)
-    agrees(grouped(q, k, v, sinks=sinks, local_window_size=5), q, k, v, pattern, sink_logits=sinks)
-    smooth = grouped(q, k, v, smooth_softmax=1)
-    agrees(smooth, q, k, v, sr.Causal(), sink_logits=np.zeros(4))
+    assert np.isnan(want).any(axis=(0, 1, 3)).nonzero()[0].tolist() == [7, 8]
+    assert np.isnan(got).any(axis=(0, 1, 3)).all()
