@@ -211,3 +211,22 @@ def test_help_and_version_load_nothing_heavy():
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == f"sparse-ref {sr.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("got", "ratio"),
+    [
+        ([1.0, 0.0], 0.0),
+        ([1.0 + 2e-3, 0.0], 2.0),
+        ([1.0 + 2e-3, 1e-9], np.inf),
+        ([1.0, 1e-9], np.inf),
+        ([np.nan, 0.0], np.nan),
+        ([1.0, np.nan], np.nan),
+    ],
+)
+def test_no_output_hides_behind_a_nan_or_a_bound_of_zero(got, ratio):
+    """The second element is of a row that sees no key: it must be exactly 0."""
+    want, bound = np.array([1.0, 0.0]), np.array([1e-3, 0.0])
+
+    np.testing.assert_allclose(checks.share_of_bound(np.array(got), want, bound), ratio)
+    assert (checks.share_of_bound(np.array(got), want, bound) <= 1) == (got == [1.0, 0.0])

@@ -75,13 +75,12 @@ def test_every_small_case_equals_the_dense_mask(pattern):
 lengths = st.integers(0, 40)
 
 
-ANY = given(
+@settings(max_examples=5000)
+@given(
     pattern=patterns(covers=40), m=lengths, n=lengths, block=st.tuples(*[st.integers(1, 9)] * 2),
     start=st.none() | st.integers(-20, 20),
 )  # fmt: skip
-
-
-def same_as_dense(pattern, m, n, block, start):
+def test_any_pattern_equals_its_dense_mask(pattern, m, n, block, start):
     want = pattern.counts(m, n, q_start=start)
     blocks = sr.to_blocks(pattern, m, n, block_size=block, heads=pattern.heads, q_start=start)
 
@@ -90,12 +89,6 @@ def same_as_dense(pattern, m, n, block, start):
         csr = sr.to_csr(pattern, m, n, head=head, q_start=start)
         assert (csr.toarray() == want[head]).all()
     canonical(blocks, want)
-
-
-test_any_pattern_equals_its_dense_mask = settings(max_examples=1000)(ANY(same_as_dense))
-test_more_patterns_equal_their_dense_mask = pytest.mark.slow(
-    settings(max_examples=5000)(ANY(same_as_dense))
-)
 
 
 def canonical(blocks, want):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 
 import sparse_ref as sr
 from tests import definition
@@ -244,6 +245,29 @@ def test_packed_documents_are_separate_sequences():
     ]
 
     np.testing.assert_array_equal(packed.out, np.concatenate([a.out for a in alone], axis=2))
+
+
+class Chosen:
+    """Keys chosen for each batch row and head by something that is no pattern."""
+
+    def __init__(self, masks):
+        self.masks = masks
+
+    def row_csr(self, frame, batch, head):
+        return sparse.csr_array(self.masks[batch, head].astype(np.int32))
+
+
+@pytest.mark.parametrize("module", ["sparse_ref", "sparse_ref.kernels"])
+def test_what_names_the_keys_need_not_be_a_pattern(module):
+    attention = pytest.importorskip(module).attention
+    q, k, v = draw_inputs()
+    masks = np.random.default_rng(4).random((2, 3, 5, 7)) < 0.4
+    got = attention(q, k, v, Chosen(masks), q_start=0)
+    heads = [sr.PerHead([sr.from_mask(mask) for mask in row]) for row in masks]
+
+    want = sr.attention(q, k, v, sr.PerBatch(heads), q_start=0)
+    np.testing.assert_allclose(got.out, want.out, **CLOSE)
+    np.testing.assert_allclose(got.lse, want.lse, **CLOSE)
 
 
 def test_weights_are_the_probabilities():

@@ -11,8 +11,7 @@ import numpy as np
 from sparse_ref._arrays import Ints, integer
 
 from .explicit import spread
-from .pattern import Pattern, pattern_field
-from .positional import _set
+from .pattern import Pattern, assign, pattern_field
 from .relation import KeyRows
 from .tables import Runtime, Table
 from .tokens import Document
@@ -45,7 +44,7 @@ class Blocked(_Distributes):
 
     def __post_init__(self) -> None:
         pattern_field(self, "pattern")
-        _set(self, block_size=integer("block_size", self.block_size, 1))
+        assign(self, block_size=integer("block_size", self.block_size, 1))
 
     def __call__(self, q: Any, k: Any) -> Any:
         return self.pattern(q // self.block_size, k // self.block_size)
@@ -88,7 +87,7 @@ class Permuted(_Distributes):
     def __post_init__(self) -> None:
         pattern_field(self, "pattern")
         if not isinstance(self.order, Table):
-            _set(self, order=Table(self.order, fill=-1, name="order"))
+            assign(self, order=Table(self.order, fill=-1, name="order"))
         if not np.array_equal(np.sort(self.order.values), np.arange(len(self.order))):
             raise ValueError(f"order must be a permutation of 0..{len(self.order) - 1}")
 
@@ -140,7 +139,7 @@ class WithinDocument(_Distributes):
 
     def __post_init__(self) -> None:
         pattern_field(self, "pattern")
-        _set(self, ids=Document(self.ids).ids)
+        assign(self, ids=Document(self.ids).ids)
         if isinstance(self.ids, Runtime):
             raise TypeError(
                 f"ids must be values known now, got {self.ids!r}: use pattern & Document(...) for "

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from sparse_ref._arrays import Bools, Ints, array, integer
 
-from .pattern import Pattern, pattern_field
-from .positional import _set
-from .relation import KeyRows, Relation
-from .tokens import Tokens, _relation
+from .pattern import Pattern, assign, pattern_field
+from .relation import KeyRows, Relation, relation_of
+from .tokens import Tokens
 
 Words = NDArray[np.uint64]
 
@@ -49,8 +48,8 @@ class RandomKeys(Pattern):
 
     def __post_init__(self) -> None:
         seed = integer("seed", self.seed, 0, 2**64 - 1)
-        _set(self, count=integer("count", self.count), seed=seed)
-        _set(self, length=integer("length", self.length))
+        assign(self, count=integer("count", self.count), seed=seed)
+        assign(self, length=integer("length", self.length))
         if not isinstance(self.causal, bool):
             raise TypeError(f"causal must be True or False, got {self.causal!r}")
         if self.exclude is not None:
@@ -154,8 +153,8 @@ class BlockPattern(Pattern):
     block_size: tuple[int, int]
 
     def __init__(self, mask: Any, block_size: Any) -> None:
-        blocks = mask if isinstance(mask, Relation) else _relation("mask", mask)
-        _set(self, blocks=blocks, block_size=block_pair(block_size))
+        blocks = mask if isinstance(mask, Relation) else relation_of("mask", mask)
+        assign(self, blocks=blocks, block_size=block_pair(block_size))
 
     def __call__(self, q: Any, k: Any) -> Any:
         return self.blocks[q // self.block_size[0], k // self.block_size[1]]

@@ -8,8 +8,7 @@ from typing import Any
 
 from sparse_ref._arrays import integer
 
-from .pattern import Pattern, patterns_field
-from .positional import _set
+from .pattern import Pattern, assign, patterns_field
 from .tables import IntegerSet
 
 
@@ -48,7 +47,7 @@ class Neighborhood(Pattern):
         stride = integer("stride", self.stride, 1, kernel)
         if not isinstance(self.causal, bool):
             raise TypeError(f"causal must be True or False, got {self.causal!r}")
-        _set(self, length=length, kernel=kernel, dilation=dilation, stride=stride)
+        assign(self, length=length, kernel=kernel, dilation=dilation, stride=stride)
 
     def __call__(self, q: Any, k: Any) -> Any:
         # y, t: positions within a dilation class, `size` its length; a class never mixes with
@@ -120,7 +119,7 @@ class Grid(Pattern):
                     f"patterns[{axis}] must cover {extent} positions, got {pattern.covers}"
                 )
         integer("the product of shape", math.prod(shape), 1)
-        _set(self, shape=shape)
+        assign(self, shape=shape)
 
     def __call__(self, q: Any, k: Any) -> Any:
         allowed: Any = (k >= 0) & (k < self.covers)
@@ -153,7 +152,7 @@ class Xor(Pattern):
     distances: Any
 
     def __post_init__(self) -> None:
-        _set(self, distances=IntegerSet("distances", self.distances))
+        assign(self, distances=IntegerSet("distances", self.distances))
 
     def __call__(self, q: Any, k: Any) -> Any:
         found: Any = False

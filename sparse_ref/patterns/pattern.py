@@ -225,6 +225,12 @@ def checked(pattern: object, name: str = "pattern") -> Pattern:
     return pattern
 
 
+def assign(owner: Pattern, **values: object) -> None:
+    """Store the checked values of fields, from `__post_init__` of a frozen dataclass."""
+    for name, value in values.items():
+        object.__setattr__(owner, name, value)
+
+
 def pattern_field(owner: Pattern, name: str, *, sets_only: bool = False) -> None:
     """Refuse a field that is not a pattern (or is a multiset where a set is needed)."""
     value = checked(getattr(owner, name), name)
@@ -246,4 +252,4 @@ def patterns_field(owner: Pattern, *, least: int = 1) -> None:
     for i, member in enumerate(members):
         if not isinstance(member, Pattern):
             raise TypeError(f"patterns[{i}] must be a pattern, got {member!r}")
-    object.__setattr__(owner, "patterns", members)
+    assign(owner, patterns=members)

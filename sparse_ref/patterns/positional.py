@@ -7,20 +7,15 @@ from typing import Any
 
 from sparse_ref._arrays import LIMIT, integer
 
-from .pattern import Pattern
+from .pattern import Pattern, assign
 from .tables import IntegerSet, Runtime
-
-
-def _set(owner: Pattern, **values: object) -> None:
-    for name, value in values.items():
-        object.__setattr__(owner, name, value)
 
 
 def _unbounded(owner: Pattern, name: str, low: int | None = 0) -> None:
     """Check an integer field for which None means unbounded."""
     value = getattr(owner, name)
     if value is not None:
-        _set(owner, **{name: integer(name, value, low, also=" or None")})
+        assign(owner, **{name: integer(name, value, low, also=" or None")})
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ class SlidingWindow(Pattern):
     def __post_init__(self) -> None:
         _unbounded(self, "left")
         _unbounded(self, "right")
-        _set(self, dilation=integer("dilation", self.dilation, 1))
+        assign(self, dilation=integer("dilation", self.dilation, 1))
         for name in ("left", "right"):
             if (getattr(self, name) or 0) * self.dilation >= LIMIT:
                 raise ValueError(
@@ -132,7 +127,9 @@ class Chunked(Pattern):
     origin: int = 0
 
     def __post_init__(self) -> None:
-        _set(self, size=integer("size", self.size, 1), origin=integer("origin", self.origin, None))
+        assign(
+            self, size=integer("size", self.size, 1), origin=integer("origin", self.origin, None)
+        )
         _unbounded(self, "back", None)
         _unbounded(self, "ahead", None)
         if self.back is not None and self.ahead is not None and -self.ahead > self.back:
@@ -168,7 +165,7 @@ class Strided(Pattern):
 
     def __post_init__(self) -> None:
         stride = integer("stride", self.stride, 1)
-        _set(self, stride=stride, phase=integer("phase", self.phase, 0, stride - 1))
+        assign(self, stride=stride, phase=integer("phase", self.phase, 0, stride - 1))
 
     def __call__(self, q: Any, k: Any) -> Any:
         return (q - k) % self.stride == self.phase
@@ -191,7 +188,7 @@ class Offsets(Pattern):
     offsets: Any
 
     def __post_init__(self) -> None:
-        _set(self, offsets=IntegerSet("offsets", self.offsets, signed=True))
+        assign(self, offsets=IntegerSet("offsets", self.offsets, signed=True))
 
     def __call__(self, q: Any, k: Any) -> Any:
         return self.offsets[q - k]
@@ -213,7 +210,7 @@ class PrefixLM(Pattern):
 
     def __post_init__(self) -> None:
         if not isinstance(self.prefix, Runtime):
-            _set(self, prefix=integer("prefix", self.prefix, also=" or a Runtime"))
+            assign(self, prefix=integer("prefix", self.prefix, also=" or a Runtime"))
 
     def __call__(self, q: Any, k: Any) -> Any:
         return (k <= q) | (k < self.prefix)
@@ -234,7 +231,7 @@ class Sink(Pattern):
     count: int
 
     def __post_init__(self) -> None:
-        _set(self, count=integer("count", self.count))
+        assign(self, count=integer("count", self.count))
 
     def __call__(self, q: Any, k: Any) -> Any:
         return k < self.count

@@ -12,8 +12,9 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import sparse
 
-from sparse_ref._arrays import Ints
+from sparse_ref._arrays import Ints, array
 
 
 class KeyRows(NamedTuple):
@@ -148,3 +149,24 @@ class Relation:
             levels.append((bit, np.append(0, np.cumsum(clear))))
             keys = np.concatenate([keys[clear], keys[~clear]])
         return levels
+
+
+def relation_of(name: str, value: object) -> Relation:
+    """Pairs from a SciPy sparse array or from a dense bool mask."""
+    if not sparse.issparse(value):
+        dense = array(name, value)
+        if dense.dtype != bool or dense.ndim != 2:
+            raise TypeError(
+                f"{name} must be a SciPy sparse array or a bool mask of 2 dimensions, "
+                f"got {dense.dtype} of shape {dense.shape}"
+            )
+        row, key = np.nonzero(dense)
+        return Relation(KeyRows.of(row, key, dense.shape[0]))
+    got: Any = value
+    if got.ndim != 2:
+        raise ValueError(f"{name} must have 2 dimensions, got shape {got.shape}")
+    coo = got.tocoo()
+    if not np.all(coo.data != 0):
+        raise ValueError(f"{name} must hold no explicit zeros, got {int((coo.data == 0).sum())}")
+    row, key = coo.coords[0].astype(np.int64), coo.coords[1].astype(np.int64)
+    return Relation(KeyRows.of(row, key, got.shape[0], ordered=False))

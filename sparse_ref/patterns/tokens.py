@@ -7,20 +7,18 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
-from sparse_ref._arrays import Ints, array, integer
+from sparse_ref._arrays import Ints, integer
 
-from .pattern import Pattern
-from .positional import _set
-from .relation import KeyRows, Relation
+from .pattern import Pattern, assign
+from .relation import KeyRows, Relation, relation_of
 from .tables import IntegerSet, Runtime, Table
 
 
 def _tokens(owner: Pattern, name: str = "tokens") -> None:
     value = getattr(owner, name)
     if not isinstance(value, Runtime):
-        _set(owner, **{name: IntegerSet(name, value)})
+        assign(owner, **{name: IntegerSet(name, value)})
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def _residues(owner: Any) -> None:
     for residue in residues:
         if residue >= period:
             raise ValueError(f"residues must be below period = {period}, got {residue}")
-    _set(owner, period=period, residues=residues)
+    assign(owner, period=period, residues=residues)
 
 
 @dataclass(frozen=True)
@@ -194,7 +192,7 @@ def _ends(ids: Ints) -> tuple[Ints, Ints, Ints]:
 def _ids(owner: Pattern, name: str) -> None:
     value = getattr(owner, name)
     if not isinstance(value, (Runtime, Table)):
-        _set(owner, **{name: Table(value, fill=-1, name=name)})
+        assign(owner, **{name: Table(value, fill=-1, name=name)})
 
 
 @dataclass(frozen=True)
@@ -213,7 +211,7 @@ class Tokens(Pattern):
 
     def __post_init__(self) -> None:
         if not isinstance(self.csr, Relation):
-            _set(self, csr=_relation("csr", self.csr))
+            assign(self, csr=relation_of("csr", self.csr))
 
     def __call__(self, q: Any, k: Any) -> Any:
         return self.csr[q, k]
@@ -228,24 +226,3 @@ class Tokens(Pattern):
 
     def rows(self, start: int, stop: int, keys: int | Ints | None = None) -> KeyRows:
         return self.csr.slice(start, stop).over(max(stop, 0) if keys is None else keys)  # type: ignore[no-any-return]
-
-
-def _relation(name: str, value: object) -> Relation:
-    """Pairs from a SciPy sparse array or from a dense bool mask."""
-    if not sparse.issparse(value):
-        dense = array(name, value)
-        if dense.dtype != bool or dense.ndim != 2:
-            raise TypeError(
-                f"{name} must be a SciPy sparse array or a bool mask of 2 dimensions, "
-                f"got {dense.dtype} of shape {dense.shape}"
-            )
-        row, key = np.nonzero(dense)
-        return Relation(KeyRows.of(row, key, dense.shape[0]))
-    got: Any = value
-    if got.ndim != 2:
-        raise ValueError(f"{name} must have 2 dimensions, got shape {got.shape}")
-    coo = got.tocoo()
-    if not np.all(coo.data != 0):
-        raise ValueError(f"{name} must hold no explicit zeros, got {int((coo.data == 0).sum())}")
-    row, key = coo.coords[0].astype(np.int64), coo.coords[1].astype(np.int64)
-    return Relation(KeyRows.of(row, key, got.shape[0], ordered=False))
