@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING as _CHECKING
 
 from .arithmetic import Arithmetic
 from .bounds import error_bound
+from .gradient_bounds import error_bound_vjp
 from .gradients import attention_vjp
 from .layouts import Blocks, to_blocks, to_csr
 from .patterns import (
@@ -72,8 +73,9 @@ __all__ = [
     "Multi", "Neighborhood", "Not", "Offsets", "Or", "Pattern", "PerBatch", "PerHead",
     "Permuted", "PrefixLM", "RandomKeys", "RelativeBias", "RowStride", "Rows", "Runtime",
     "Sink", "SlidingWindow", "Strided", "Tokens", "WithinDocument", "Xor", "attention",
-    "attention_vjp", "compare", "conventions", "draw", "error_bound", "from_dict", "from_mask",
-    "merge", "reach", "recipes", "to_blocks", "to_csr", "to_dict", "weights",
+    "attention_vjp", "compare", "conventions", "draw", "error_bound", "error_bound_vjp",
+    "from_dict", "from_mask", "merge", "reach", "recipes", "to_blocks", "to_csr",
+    "to_dict", "weights",
 ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -155,3 +156,14 @@ class Limits:
     def max(self, step: str) -> float:
         """The largest number this step can give."""
         return self.formats[step].max
+
+
+def summation(terms: Any, u: Limits) -> Any:
+    """How much of the sum of its terms' sizes a sum of so many terms may be off."""
+    return gamma(np.minimum(2 * terms + 8, 8 * np.sqrt(terms) + 16), u.accumulate)
+
+
+def gamma(n: Any, unit: float) -> Any:
+    """Higham's n u / (1 - n u); infinite where that says nothing."""
+    nu = np.asarray(n) * unit
+    return np.where(nu < 1, nu / (1 - nu), np.inf)

@@ -52,7 +52,7 @@ import numpy as np
 from scipy import sparse
 
 from ._arrays import Floats
-from .arithmetic import Arithmetic, Limits, arithmetic_named
+from .arithmetic import Arithmetic, Limits, arithmetic_named, gamma, summation
 from .heads import Head, Pairs, Problem, Selectable
 from .patterns import Pattern
 from .problem import problem
@@ -119,31 +119,32 @@ def error_bound(
         sink_logits=sink_logits, kv_lengths=kv_lengths, kv_positions=kv_positions, q_start=q_start,
     )  # fmt: skip
     limits = Limits(arithmetic_named(arithmetic, output))
-    sizes = _absolute(given)
+    sizes = absolute(given)
     b, h, m, _ = given.q.shape
     out, lse = np.zeros((b, h, m, given.v.shape[-1])), np.zeros((b, h, m))
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         for head in given.heads():
-            size, lost = dataclasses.replace(head, problem=sizes), _lost(head.v, limits)
+            size = dataclasses.replace(head, problem=sizes)
+            lost = conversion_loss(head.v, limits)
             for pairs in head.pairs():
                 at = head.batch, head.head, pairs.rows
-                out[at], lse[at] = _rows(head, size, pairs, lost, limits)
+                out[at], lse[at] = row_bounds(head, size, pairs, lost, limits)
     return Attention(given.shaped(out), given.shaped(lse))
 
 
-def _rows(
+def row_bounds(
     head: Head, size: Head, pairs: Pairs, lost: Floats | None, u: Limits
 ) -> tuple[Floats, Floats]:
     """The bounds of out and lse for some rows; `size` is the head with all its numbers positive."""
     p, lse = softmax(head, pairs)
     out, values = p @ head.v, size.v
-    weights = _weights(head, size, pairs, lse, u)
+    weights = weight_bounds(head, size, pairs, lse, u)
     count, least = weights.keys, weights.least
-    sums = _gamma(np.minimum(2 * count + 8, 8 * np.sqrt(count) + 16), u.accumulate)
+    sums = summation(count, u)
 
-    most = _like(p, p.data + weights.error)  # no weight is larger
+    most = like(p, p.data + weights.error)  # no weight is larger
     size_sum = most @ values
-    error = _like(p, weights.error) @ values + np.abs(out) * weights.spread[:, None]
+    error = like(p, weights.error) @ values + np.abs(out) * weights.spread[:, None]
     error += sums[:, None] * size_sum
     if lost is not None:
         error += most @ lost
@@ -165,7 +166,7 @@ def _rows(
     return error, lse_error
 
 
-class _Weights(NamedTuple):
+class Weights(NamedTuple):
     """Step 2 of the derivation, for some rows."""
 
     error: Floats  # E_j of every seen pair
@@ -175,15 +176,15 @@ class _Weights(NamedTuple):
     peak: Floats  # max s
 
 
-def _weights(head: Head, size: Head, pairs: Pairs, lse: Floats, u: Limits) -> _Weights:
+def weight_bounds(head: Head, size: Head, pairs: Pairs, lse: Floats, u: Limits) -> Weights:
     s = scores(head, pairs) + np.log(pairs.times)
     seen = ~np.isneginf(s)
-    off = _score_error(size, pairs, s, u)[seen]
+    off = score_bounds(size, pairs, s, u)[seen]
     s, row, times, rows = s[seen], pairs.row[seen], pairs.times[seen], len(lse)
     keys = len(s)
     if head.sink > -np.inf:  # one more key for each row, the value of which is 0
         s = np.append(s, np.full(rows, head.sink))
-        off = np.append(off, np.full(rows, _gamma(6, u.score) * abs(head.sink)))
+        off = np.append(off, np.full(rows, gamma(6, u.score) * abs(head.sink)))
         row, times = np.append(row, np.arange(rows)), np.append(times, np.ones(rows))
     count = np.bincount(row, times, rows).astype(np.float64)
     peak = np.full(rows, -np.inf)
@@ -192,7 +193,7 @@ def _weights(head: Head, size: Head, pairs: Pairs, lse: Floats, u: Limits) -> _W
         off
         + 3 * (u.exp + u.accumulate) * (peak[row] - s)
         + (3 + 2 * u.function) * u.accumulate * np.log(count)[row]
-        + _gamma(2 * u.function, u.exp) + _gamma(1, u.weight) + _gamma(2, u.accumulate)
+        + gamma(2 * u.function, u.exp) + gamma(1, u.weight) + gamma(2, u.accumulate)
     )  # fmt: skip
     eta = u.tiny("exp") + u.tiny("weight")
     log_p = s - lse[row]
@@ -201,22 +202,22 @@ def _weights(head: Head, size: Head, pairs: Pairs, lse: Floats, u: Limits) -> _W
     error = np.where(delta < 1, p * np.expm1(delta), np.exp(log_p + delta)) + eta
     spread = np.bincount(row, error, rows).astype(np.float64)
     least = np.maximum(np.exp(-np.bincount(row, p * delta, rows)) - count * eta, 0)
-    return _Weights(error[:keys], spread, least, count, peak)
+    return Weights(error[:keys], spread, least, count, peak)
 
 
-def _like(p: sparse.csr_array[Any], data: Floats) -> sparse.csr_array[Any]:
+def like(p: sparse.csr_array[Any], data: Floats) -> sparse.csr_array[Any]:
     return sparse.csr_array((data, p.indices, p.indptr), shape=p.shape)
 
 
-def _score_error(size: Head, pairs: Pairs, s: Floats, u: Limits) -> Floats:
+def score_bounds(size: Head, pairs: Pairs, s: Floats, u: Limits) -> Floats:
     """sigma_j of every allowed pair, and what its multiplicity costs."""
     given = size.problem
     dots = given.scale * np.einsum("td,td->t", size.q[pairs.rows][pairs.row], size.k[pairs.key])
     added = size.added(pairs)
     addends = (given.bias is not None) + (given.alibi_slopes is not None)
     d = size.q.shape[-1]
-    error = (_gamma(4 + addends, u.score) + _gamma(d + 2, u.accumulate)) * dots
-    error += _gamma(6, u.score) * added
+    error = (gamma(4 + addends, u.score) + gamma(d + 2, u.accumulate)) * dots
+    error += gamma(6, u.score) * added
     error += (d + 2) * u.tiny("accumulate") * max(1.0, given.scale) + u.tiny("score")
     if given.softcap is not None:
         error += given.softcap * (u.function * u.exp + 4 * u.score)
@@ -225,7 +226,7 @@ def _score_error(size: Head, pairs: Pairs, s: Floats, u: Limits) -> Floats:
     return np.asarray(np.where(dots + added > u.max("score"), np.inf, error))
 
 
-def _lost(v: Floats, u: Limits) -> Floats | None:
+def conversion_loss(v: Floats, u: Limits) -> Floats | None:
     """How much of each value its conversion to the weights' format may lose; None if nothing."""
     held = u.formats["weight"].holds(v)
     if held.all():
@@ -234,7 +235,7 @@ def _lost(v: Floats, u: Limits) -> Floats | None:
     return np.where(np.abs(v) > u.max("weight"), np.inf, lost)
 
 
-def _absolute(given: Problem) -> Problem:
+def absolute(given: Problem) -> Problem:
     """The problem with every number positive: what its scores are made of, in size."""
     bias, slopes = given.bias, given.alibi_slopes
     if isinstance(bias, RelativeBias):
@@ -250,9 +251,3 @@ def _absolute(given: Problem) -> Problem:
         bias=bias,
         alibi_slopes=None if slopes is None else -np.abs(slopes),  # it is subtracted
     )
-
-
-def _gamma(n: Any, unit: float) -> Any:
-    """Higham's n u / (1 - n u); infinite where that says nothing."""
-    nu = np.asarray(n) * unit
-    return np.where(nu < 1, nu / (1 - nu), np.inf)

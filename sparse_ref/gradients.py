@@ -62,8 +62,8 @@ def attention_vjp(
         sink_logits=sink_logits, kv_lengths=kv_lengths, kv_positions=kv_positions, q_start=q_start,
     )  # fmt: skip
     b, h, m, _ = given.q.shape
-    above = _cotangent("dout", dout, given, (h, m, given.v.shape[-1]))
-    above_lse = np.zeros((b, h, m)) if dlse is None else _cotangent("dlse", dlse, given, (h, m))
+    above = cotangent("dout", dout, given, (h, m, given.v.shape[-1]))
+    above_lse = np.zeros((b, h, m)) if dlse is None else cotangent("dlse", dlse, given, (h, m))
     dq, dk, dv = (np.zeros(x.shape) for x in (given.q, given.k, given.v))
     table = given.bias.table if isinstance(given.bias, RelativeBias) else given.bias
     dbias = None if table is None else np.zeros_like(table)
@@ -75,7 +75,7 @@ def attention_vjp(
             probabilities, lse = softmax(head, pairs)
             dscore, mean = _score_gradient(head, probabilities, up, up_lse)
             if dbias is not None:
-                flat = head.bias_index(_seen(pairs, dscore))
+                flat = head.bias_index(seen_pairs(pairs, dscore))
                 dbias += np.bincount(flat, dscore.data, dbias.size).reshape(dbias.shape)
             if dsink is not None and np.isfinite(head.sink):
                 dsink[head.head] += np.sum(np.exp(head.sink - lse) * (up_lse - mean))
@@ -85,6 +85,14 @@ def attention_vjp(
             dk[group] += ddot.T @ head.q[pairs.rows]
     dq, dk, dv = (given.shaped(x) for x in (dq, dk, dv))
     return Gradients(dq, dk, dv, dbias, dsink)
+
+
+def cotangent(name: str, value: object, given: Problem, shape: tuple[int, ...]) -> Floats:
+    """A gradient that comes from above, checked: (b, *shape)."""
+    got, wanted = floats(name, value), (*given.leading_shape, *shape)
+    if got.shape != wanted:
+        raise ValueError(f"{name} must have shape {wanted}, got {got.shape}")
+    return got.astype(np.float64).reshape(given.q.shape[0], *shape)
 
 
 def _score_gradient(
@@ -110,7 +118,7 @@ def _through_softcap(
     return _like(dscore, dscore.data * slope * head.problem.scale)
 
 
-def _seen(pairs: Pairs, seen: sparse.csr_array[Any]) -> Pairs:
+def seen_pairs(pairs: Pairs, seen: sparse.csr_array[Any]) -> Pairs:
     """The pairs without those whose score was -inf."""
     row = np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr))
     indptr, key = (x.astype(np.int64) for x in (seen.indptr, seen.indices))
@@ -119,10 +127,3 @@ def _seen(pairs: Pairs, seen: sparse.csr_array[Any]) -> Pairs:
 
 def _like(csr: sparse.csr_array[Any], data: Floats) -> sparse.csr_array[Any]:
     return sparse.csr_array((data, csr.indices, csr.indptr), shape=csr.shape)
-
-
-def _cotangent(name: str, value: object, given: Problem, shape: tuple[int, ...]) -> Floats:
-    got, wanted = floats(name, value), (*given.leading_shape, *shape)
-    if got.shape != wanted:
-        raise ValueError(f"{name} must have shape {wanted}, got {got.shape}")
-    return got.astype(np.float64).reshape(given.q.shape[0], *shape)

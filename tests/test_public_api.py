@@ -95,6 +95,8 @@ attention_vjp(q, k, v, pattern, dout, *, {OPTIONS}, dlse=None)
 weights(q, k, pattern, *, {OPTIONS}, head=0, batch=0)
 merge(*parts)
 error_bound(q, k, v, pattern, *, {OPTIONS}, arithmetic='float32', output='float32')
+error_bound_vjp(q, k, v, pattern, dout, *, {OPTIONS}, dlse=None, arithmetic='float32', \
+output='float32')
 Arithmetic(score, exp, weight, accumulate, output, exp_ulps=2, flush=True)
 RelativeBias(table, left)
 """.strip().splitlines()
