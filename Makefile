@@ -2,13 +2,16 @@
 # makes .venv from constraints.txt if it is missing or older than what it is made from.
 #
 #   make demo PYTHON=python3.12     uses another interpreter
+#
+# The kernel inside ONNX Runtime is tested in a second release of it, which is put beside the first.
 PYTHON ?= python3
 VENV   := .venv
 STAMP  := $(VENV)/.installed
 EXTRAS := all,dev,witnesses
+OLDER  := 1.24.4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-all constraints clean
+.PHONY: help demo test quick test-all golden golden-archive constraints clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +27,12 @@ quick: $(STAMP)  ## the same in about three minutes: no slow tests, no other lib
 
 test-all: $(STAMP)  ## the same with the slow tests
 	$(VENV)/bin/python tools/check.py --all
+
+golden: $(STAMP)  ## write the golden files again
+	$(VENV)/bin/python tools/make_golden.py
+
+golden-archive: $(STAMP)  ## golden/ as one archive, golden.tar
+	$(VENV)/bin/python tools/make_golden.py --archive golden.tar
 
 constraints:  ## pin again: the newest of everything that pyproject.toml admits
 	$(PYTHON) -m venv --clear $(VENV)-new
@@ -48,4 +57,5 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade -c constraints.txt pip
 	$(VENV)/bin/python -m pip install -c constraints.txt --build-constraint constraints.txt -e '.[$(EXTRAS)]'
+	$(VENV)/bin/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/older onnxruntime==$(OLDER)
 	@touch $@

@@ -13,8 +13,8 @@
 """
 
 import importlib
-from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING as _CHECKING
+from typing import Any as _Any
 
 from .arithmetic import Arithmetic
 from .bounds import error_bound
@@ -68,23 +68,41 @@ from .results import Attention, Gradients
 __version__ = "0.1.0"
 
 __all__ = [
-    "And", "Arithmetic", "Attention", "BlockPattern", "Blocked", "Blocks", "Causal", "Chunked",
-    "Comparison", "Document", "Full", "Global", "Gradients", "Grid", "KeyStride", "Keys",
-    "Multi", "Neighborhood", "Not", "Offsets", "Or", "Pattern", "PerBatch", "PerHead",
-    "Permuted", "PrefixLM", "RandomKeys", "RelativeBias", "RowStride", "Rows", "Runtime",
-    "Sink", "SlidingWindow", "Strided", "Tokens", "WithinDocument", "Xor", "attention",
-    "attention_vjp", "compare", "conventions", "draw", "error_bound", "error_bound_vjp",
-    "from_dict", "from_mask", "merge", "reach", "recipes", "to_blocks", "to_csr",
-    "to_dict", "weights",
+    "And", "Arithmetic", "Attention", "BlockPattern", "Blocked", "Blocks", "Candidate", "Causal",
+    "Chunked", "Comparison", "Document", "Full", "Global", "Gradients", "Grid", "KeyStride", "Keys",
+    "Multi", "Neighborhood", "Not", "Offsets", "Or", "Pattern", "PerBatch", "PerHead", "Permuted",
+    "PrefixLM", "RandomKeys", "RelativeBias", "RowStride", "Rows", "Runtime", "Sink",
+    "SlidingWindow", "Strided", "Tokens", "WithinDocument", "Xor", "attention", "attention_vjp",
+    "cases", "check", "compare", "conventions", "diagnose", "draw", "error_bound",
+    "error_bound_vjp", "fixed", "from_dict", "from_mask", "golden", "merge", "parametrize", "reach",
+    "read_mask", "read_precision", "recipes", "to_blocks", "to_csr", "to_dict", "weights",
 ]  # fmt: skip
 
 
 if _CHECKING:
-    from . import conventions, recipes
+    from . import conventions, golden, recipes
+    from .conformance import (
+        Candidate,
+        cases,
+        check,
+        diagnose,
+        fixed,
+        parametrize,
+        read_mask,
+        read_precision,
+    )
+
+# Whole shelves are imported when first asked for; the kernels among them need Numba.
+_SHELVES = ("conformance", "conventions", "golden", "kernels", "recipes")
+_JUDGES = (
+    "Candidate", "cases", "check", "diagnose", "fixed", "parametrize", "read_mask",
+    "read_precision",
+)  # fmt: skip
 
 
-def __getattr__(name: str) -> _ModuleType:
-    """Whole shelves are imported when first asked for; the kernels among them need Numba."""
-    if name in ("conventions", "kernels", "recipes"):
+def __getattr__(name: str) -> _Any:
+    if name in _SHELVES:
         return importlib.import_module("." + name, __name__)
+    if name in _JUDGES:
+        return getattr(importlib.import_module(".conformance", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -32,10 +32,10 @@ from scipy import sparse
 from ._arrays import Floats, Ints
 from .arithmetic import Arithmetic, Limits, arithmetic_named, gamma, summation
 from .bounds import absolute, conversion_loss, row_bounds, score_bounds, weight_bounds
-from .gradients import cotangent, seen_pairs
+from .gradients import seen_pairs
 from .heads import Head, Pairs, Selectable
 from .patterns import Pattern
-from .problem import problem
+from .problem import cotangent, problem
 from .reference import scores, softmax
 from .relative_bias import RelativeBias
 from .results import Gradients
@@ -92,8 +92,10 @@ def error_bound_vjp(
     )  # fmt: skip
     b, h, m, _ = given.q.shape
     u = Limits(arithmetic_named(arithmetic, output))
-    above = cotangent("dout", dout, given, (h, m, given.v.shape[-1]))
-    above_lse = np.zeros((b, h, m)) if dlse is None else cotangent("dlse", dlse, given, (h, m))
+    above = cotangent("dout", dout, given, (h, m, given.v.shape[-1])).astype(np.float64)
+    above_lse = np.zeros((b, h, m))
+    if dlse is not None:
+        above_lse += cotangent("dlse", dlse, given, (h, m))
     table = given.bias.table if isinstance(given.bias, RelativeBias) else given.bias
     dq, dk, dv = (_Sum(x.shape) for x in (given.q, given.k, given.v))
     dbias = None if table is None else _Sum(table.shape)
@@ -201,7 +203,7 @@ def _score_gradients(
     count, rows = np.diff(p.indptr), len(up)
     mean = np.bincount(row, p.data * dp, rows).astype(np.float64)
     most = (p.data + p_error) * (np.abs(dp) + dp_error)
-    summed = np.bincount(row, most - p.data * np.abs(dp), rows)
+    summed = np.bincount(row, most - p.data * np.abs(dp), rows).astype(np.float64)
     summed += summation(count, u) * np.bincount(row, most, rows)
     out = p @ head.v
     stored = np.einsum("re,re->r", np.abs(up), out_error)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from ._arrays import Floats, floats
-from .heads import Head, Pairs, Problem, Selectable
+from ._arrays import Floats
+from .heads import Head, Pairs, Selectable
 from .patterns import Pattern
-from .problem import problem
+from .problem import cotangent, problem
 from .reference import softmax
 from .relative_bias import RelativeBias
 from .results import Gradients
@@ -62,8 +62,10 @@ def attention_vjp(
         sink_logits=sink_logits, kv_lengths=kv_lengths, kv_positions=kv_positions, q_start=q_start,
     )  # fmt: skip
     b, h, m, _ = given.q.shape
-    above = cotangent("dout", dout, given, (h, m, given.v.shape[-1]))
-    above_lse = np.zeros((b, h, m)) if dlse is None else cotangent("dlse", dlse, given, (h, m))
+    above = cotangent("dout", dout, given, (h, m, given.v.shape[-1])).astype(np.float64)
+    above_lse = np.zeros((b, h, m))
+    if dlse is not None:
+        above_lse += cotangent("dlse", dlse, given, (h, m))
     dq, dk, dv = (np.zeros(x.shape) for x in (given.q, given.k, given.v))
     table = given.bias.table if isinstance(given.bias, RelativeBias) else given.bias
     dbias = None if table is None else np.zeros_like(table)
@@ -85,14 +87,6 @@ def attention_vjp(
             dk[group] += ddot.T @ head.q[pairs.rows]
     dq, dk, dv = (given.shaped(x) for x in (dq, dk, dv))
     return Gradients(dq, dk, dv, dbias, dsink)
-
-
-def cotangent(name: str, value: object, given: Problem, shape: tuple[int, ...]) -> Floats:
-    """A gradient that comes from above, checked: (b, *shape)."""
-    got, wanted = floats(name, value), (*given.leading_shape, *shape)
-    if got.shape != wanted:
-        raise ValueError(f"{name} must have shape {wanted}, got {got.shape}")
-    return got.astype(np.float64).reshape(given.q.shape[0], *shape)
 
 
 def _score_gradient(

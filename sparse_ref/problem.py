@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ._arrays import Floats, Ints, array, floats, integers
 from .heads import Problem
@@ -65,6 +67,14 @@ def problem(
         sink_logits=_per_head("sink_logits", sink_logits, h),
         frames=_frames(pattern, lead, m, n, kv_lengths, kv_positions, q_start),
     )
+
+
+def cotangent(name: str, value: object, given: Problem, shape: tuple[int, ...]) -> NDArray[Any]:
+    """A gradient that comes from above, (b, *shape), in the caller's type."""
+    got, wanted = floats(name, value), (*given.leading_shape, *shape)
+    if got.shape != wanted:
+        raise ValueError(f"{name} must have shape {wanted}, got {got.shape}")
+    return got.reshape(given.q.shape[0], *shape)
 
 
 def _frames(

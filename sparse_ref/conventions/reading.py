@@ -45,7 +45,7 @@ def describe(pattern: Pattern | object) -> dict[str, str | None]:
     ('is_causal=True', None)
     """
     if isinstance(pattern, Pattern):
-        last = first = _of_pattern(pattern)
+        last = first = forms_of(pattern)
     else:
         got: NDArray[np.bool_] = array("mask", pattern)
         if got.dtype != bool or got.ndim != 2 or 0 in got.shape:
@@ -93,7 +93,7 @@ def _gives(form: Form, mask: Bools, start: int) -> bool:
     return np.array_equal(form.pattern.mask(*mask.shape, q_start=start)[0], mask)
 
 
-def _of_pattern(pattern: Pattern) -> list[Form]:
+def forms_of(pattern: Pattern) -> list[Form]:
     """Every form that equals this pattern at all positions it is defined for."""
     if pattern.heads > 1 or pattern.batches or pattern.multiset:
         return []

@@ -1,0 +1,104 @@
+"""Cases: what an implementation is asked, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sparse_ref.bounds import error_bound
+from sparse_ref.patterns import Pattern
+from sparse_ref.reference import attention
+from sparse_ref.results import Attention
+
+from .probes import PROBES, Sizes
+
+
+class Call(NamedTuple):
+    """One call of an implementation."""
+
+    q: Any
+    k: Any
+    v: Any
+    pattern: Pattern
+    attributes: dict[str, Any]
+
+    def oracle(self) -> Attention:
+        """What is right, in float64."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            return attention(self.q, self.k, self.v, self.pattern, **self.attributes)
+
+    def bound(self, arithmetic: str, output: str) -> Attention:
+        """How far from it one may be."""
+        return error_bound(
+            self.q, self.k, self.v, self.pattern, **self.attributes, arithmetic=arithmetic,
+            output=output,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question: a pattern, sizes, a probe, options, a type, and the mistakes it is for.
+
+    Parameters
+    ----------
+    name : str
+        Of the pattern, for the id.
+    pattern : Pattern
+    sizes : Sizes
+    probe : str
+        One of `PROBES`.
+    options : dict
+        Name of an attribute to its value, or to a function of (rng, sizes) that draws it.
+    dtype : str
+    hunts : tuple of str
+        What mistakes it is for; "MaskedNaN" also plants NaN where nobody may look.
+    """
+
+    name: str
+    pattern: Pattern
+    sizes: Sizes
+    probe: str = "random"
+    options: dict[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
+    hunts: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Permanent, and unique among the cases of a suite."""
+        options = "".join(f"+{name}" for name in self.options)
+        planted = "+nan" if "MaskedNaN" in self.hunts else ""
+        return f"{self.name}{options}{planted}/{self.sizes}/{self.probe}/{self.dtype}"
+
+    def call(self, seed: int) -> Call:
+        """The arrays and attributes of one call: the same for the same seed."""
+        rng = np.random.default_rng([seed, *self.id.encode()])
+        q, k, v = (x.astype(dtype_named(self.dtype)) for x in PROBES[self.probe](rng, self.sizes))
+        attributes = {
+            name: value(rng, self.sizes) if callable(value) else value
+            for name, value in self.options.items()
+        }
+        call = Call(q, k, v, self.pattern, attributes)
+        if "MaskedNaN" in self.hunts:
+            plant(call)
+        return call
+
+
+def plant(call: Call) -> None:
+    """NaN into every key and value that nobody sees, in place."""
+    m, n, h = call.q.shape[2], call.k.shape[2], call.q.shape[1]
+    seen = call.pattern.mask(m, n, heads=h, q_start=call.attributes.get("q_start"))
+    groups = seen.reshape(call.k.shape[1], -1, n).any(axis=1)
+    for x in (call.k, call.v):
+        x[:, ~groups] = np.nan
+
+
+def dtype_named(name: str) -> np.dtype[Any]:
+    """A NumPy dtype; bfloat16 needs ml_dtypes."""
+    if name == "bfloat16":
+        import ml_dtypes  # noqa: PLC0415 - only where it is asked for
+
+        kind: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return kind
+    return np.dtype(name)
