@@ -1,8 +1,8 @@
-"""`python -m sparse_ref` is the command `sparse-ref`."""
+"""`python -m sparse_ref` shows the idea; with arguments it is the command `sparse-ref`."""
 
 import sys
 
-from .cli import main
+from .cli import introduce, main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main() if len(sys.argv) > 1 else introduce())

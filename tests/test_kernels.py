@@ -16,7 +16,7 @@ from tests.test_layouts import FAMILIES
 
 numba = pytest.importorskip("numba")
 kernels = pytest.importorskip("sparse_ref.kernels")
-from sparse_ref.kernels import forward, plans, rows, tiles  # noqa: E402
+from sparse_ref.kernels import _jit, costs, forward, plans, rows, tiles  # noqa: E402
 
 RNG = np.random.default_rng(5)
 KINDS = ["tiles", "rows"]
@@ -36,8 +36,10 @@ def kind(request, monkeypatch):
 
 
 def force(monkeypatch, kind):
-    monkeypatch.setattr(plans, "TILE_OVER_ROW", 0 if kind == "tiles" else 2)
-    monkeypatch.setattr(plans, "DENSEST", 2**40)
+    rows = dict.fromkeys(
+        ("listed product", "listed", "row"), 0.0 if kind == "rows" else 1000000000.0
+    )
+    monkeypatch.setattr(costs, "CONSTANTS", {**costs.CONSTANTS, **rows})
     plans._plans.clear()
 
 
@@ -243,14 +245,14 @@ def test_many_python_threads_may_call():
 
 
 def test_a_plan_says_what_it_does_and_serves_any_batch():
-    pattern = sr.PerHead([sr.SlidingWindow(64, 64), sr.Strided(128)])
+    pattern = sr.PerHead([sr.SlidingWindow(64, 64), sr.RandomKeys(3, 0, 640)])
     q, k, v = draw(640, 640, b=1, d=8)
     plan = kernels.plan(pattern, 640, 640, heads=4, kv_heads=2, head_dim=8, dtype=q.dtype)
 
     assert [part.kernel for part in plan.parts] == KINDS
     assert [part.heads for part in plan.parts] == [(0, 2), (1, 3)]
     assert repr(plan).splitlines()[0] == "<Plan 640 x 640, heads 4:"
-    assert "heads 1, 3: rows (fill 0.02" in repr(plan)
+    assert "heads 1, 3: rows (1920 pairs; in order " in repr(plan)
     want = kernels.attention(q, k, v, pattern).out
     np.testing.assert_array_equal(kernels.attention(q, k, v, pattern, plan=plan).out, want)
     two = [np.concatenate([x, x]) for x in (q, k, v)]
@@ -291,6 +293,20 @@ def test_arguments_have_one_type_whatever_they_are():
     """Each kernel is compiled once for float32 and once for float64: seconds each."""
     for module in (tiles, rows):
         assert len(module.attend.signatures) <= 2
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
+def test_an_inner_function_that_returns_an_array_is_refused():
+    """References are not counted there: its caller would free what is still in use."""
+
+    def tail(x):
+        return x[1:]
+
+    lent, owned = _jit.inner(tail), _jit.owner(tail)
+
+    assert numba.njit(lambda x: owned(x).sum())(np.arange(4.0)) == 6
+    with pytest.raises(numba.TypingError, match="tail must be an `owner`"):
+        numba.njit(lambda x: lent(x).sum())(np.arange(4.0))
 
 
 def in_a_process(code, **environment):

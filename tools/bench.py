@@ -1,114 +1,154 @@
-"""Measure what README and the docstrings claim: `python tools/bench.py [--json FILE]`.
+"""Measure what README and the docstrings claim: ours and the peers, in one process, in turn.
 
-Ours and the peers run in one process on the same problem, alternately; medians are printed. A peer
-that is not installed is left out and named.
+  python tools/bench.py                              everything, about 15 minutes on an idle machine
+  python tools/bench.py --list                       the cases, and what each of them asks
+  python tools/bench.py --case window --case decode  some of them
+  python tools/bench.py --quick                      fewer runs, shorter curves: a first impression
+  python tools/bench.py --json bench.json            every peer's times too, and the machine
+  python tools/bench.py --fit                        the planner's constants, from this machine
+
+How to read a row. Every number is the median of alternating runs on the same arrays: float32, 8
+heads of size 64, 4,096 tokens, two threads, where the case says nothing else. `ratio` is the peer's
+time over ours; the first peer is the one that the target is about, the best one follows if it is
+another. Every peer runs in the fastest of its forms, its layout made in advance, as ours is
+(`plan ms` is what that costs, once). GFLOP/s count allowed pairs only, 2 (d + e) each, and are
+compared with NumPy's own sgemm; a single query is compared in GB/s with NumPy's own copy.
+
+Outputs are checked in the same run, against the oracle and `sr.error_bound`, on rows that the JSON
+names. A wrong output of ours, a peer that computes something else, and a FlexAttention that torch
+did not compile are errors (exit status 1), never ratios. A missed target is printed, not an error.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import json
 import os
-import platform
-import statistics
-import subprocess
 import sys
 import time
-import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import sparse_ref as sr
+if TYPE_CHECKING:
+    from tools.race import Settings
 
+ROOT = Path(__file__).resolve().parent.parent
 Row = dict[str, Any]
 
 
-def seconds(work: Callable[[], object], repeat: int) -> float:
-    """The median time of `repeat` calls."""
-    times = []
-    for _ in range(repeat):
+def main(arguments: list[str] | None = None) -> int:
+    """Run the cases that the command line names, and answer the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _set_threads(options.threads)
+    # What reads thread counts when it is loaded is loaded after they are set.
+    from tools.bench_cases import RACES  # noqa: PLC0415
+    from tools.bench_limits import LIMITS  # noqa: PLC0415
+    from tools.race import Settings  # noqa: PLC0415
+
+    cases = RACES | LIMITS
+    if options.list:
+        width = max(map(len, cases))
+        print("\n".join(f"{name:{width}}  {case.what}" for name, case in cases.items()))
+        return 0
+    unknown = [name for name in options.case or () if name not in cases]
+    if unknown:
+        parser.error(f"no case is called {unknown[0]!r}: --list shows them")
+    runs = options.runs or (5 if options.quick else 15)
+    settings = Settings(runs, options.tokens, options.threads, options.quick)
+    chosen = options.case or ([] if options.fit else list(cases))
+    report = measured(chosen, settings, fit=options.fit)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    from tools.bench_report import show  # noqa: PLC0415
+
+    show(report)
+    return int(any("error" in row for row in report["races"] + report["limits"]))
+
+
+def measured(names: Iterable[str], settings: Settings, *, fit: bool = False) -> Row:
+    """Everything that a run finds: machine, settings, races, limits, the fitted constants."""
+    from tools import measure  # noqa: PLC0415
+    from tools.bench_cases import RACES  # noqa: PLC0415
+    from tools.bench_limits import LIMITS  # noqa: PLC0415
+
+    machine = measure.machine(settings.runs, settings.threads)
+    report: Row = {"machine": machine, "settings": vars(settings), "races": [], "limits": []}
+    for count, name in enumerate(names := list(names), 1):
+        print(f"[{count}/{len(names)}] {name}", end="", file=sys.stderr, flush=True)
         start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+        if name in RACES:
+            race = RACES[name]
+            report["races"] += _rows(name, race.what, partial(race.run, settings, machine))
+        else:
+            limit = LIMITS[name]
+            rows = _rows(name, limit.what, partial(limit.rows, settings))
+            report["limits"] += [_unasked(row) for row in rows] if settings.tokens else rows
+        print(f"  {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
+    report["constants"] = _fitted() if fit else None
+    return report
 
 
-def extra_memory(work: Callable[[], object]) -> float:
-    """The peak of what the call allocates, in MiB."""
-    tracemalloc.start()
-    work()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return peak / 2**20
+def _rows(name: str, what: str, run: Callable[[], Iterable[Row]]) -> list[Row]:
+    """The rows of a case; what stopped it is its last row, and the other cases go on."""
+    from tools.peers import MissingError, said  # noqa: PLC0415
 
-
-def imports() -> list[Row]:
-    """Importing sparse_ref against importing what it needs, each in fresh processes."""
-    times = {}
-    for code in ("import numpy, scipy.sparse", "import sparse_ref"):
-        run = [sys.executable, "-c", code]
-        subprocess.run(run, check=True)  # compiled and in the file cache
-        times[code] = seconds(lambda run=run: subprocess.run(run, check=True), 11)  # type: ignore[misc]
-    base, ours = times.values()
-    return [{"case": "import sparse_ref / numpy, scipy.sparse", "s": ours, "ratio": ours / base}]
-
-
-def layouts() -> list[Row]:
-    """Block layouts of a causal window with four sinks, and torch's scan of the same mask."""
-    pattern = sr.Causal() & (sr.SlidingWindow(511, 0) | sr.Sink(4))
     rows: list[Row] = []
-    for n, repeat in ((4_096, 21), (16_384, 11), (65_536, 7), (1 << 20, 3)):
-
-        def work(n: int = n) -> object:
-            return sr.to_blocks(pattern, n, n)
-
-        rows.append(
-            {
-                "case": f"to_blocks, causal & (window 512 | 4 sinks), n = {n:,}",
-                "s": seconds(work, repeat),
-                "MiB": extra_memory(work),
-            }
-        )
-    if importlib.util.find_spec("torch") is None:
-        print("torch is not installed: create_block_mask is left out", file=sys.stderr)
-        return rows
-    rows.append({"case": "torch create_block_mask (eager), n = 16,384", "s": torch_scan(16_384)})
+    try:
+        rows.extend({"case": name} | row for row in run())
+    except MissingError as missing:
+        rows.append({"case": name, "what": what, "missing": str(missing)})
+    except Exception as error:  # this case has failed, and so has the run: the others go on
+        rows.append({"case": name, "what": what, "error": said(error)})
     return rows
 
 
-def torch_scan(n: int) -> float:
-    """FlexAttention's own way to the same layout: every one of the n * n pairs is asked."""
-    from torch.nn.attention.flex_attention import create_block_mask  # noqa: PLC0415
-
-    def allowed(b: Any, h: Any, q: Any, k: Any) -> Any:
-        return (k <= q) & ((q - k <= 511) | (k < 4))
-
-    def work() -> object:
-        return create_block_mask(allowed, None, None, n, n, device="cpu", BLOCK_SIZE=64)
-
-    return seconds(work, 3)
+def _unasked(row: Row) -> Row:
+    """Without its target, which is about other lengths."""
+    return {key: value for key, value in row.items() if key not in ("at_most", "met")}
 
 
-def main() -> None:
-    """Run every measurement and print one table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the rows as JSON")
-    options = parser.parse_args()
-    rows = imports() + layouts()
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    print(f"| case ({machine}, Python {platform.python_version()}) | median s | MiB | ratio |")
-    print("|---|---|---|---|")
-    for row in rows:
-        cells = [
-            f"{row['s']:.3f}",
-            *(f"{row[k]:.2f}" if k in row else "" for k in ("MiB", "ratio")),
-        ]
-        print(f"| {row['case']} | {' | '.join(cells)} |")
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+def _fitted() -> Row:
+    """The cost model's constants, measured on this machine."""
+    return dict(importlib.import_module("tools.fit").fit())
+
+
+def _set_threads(count: int) -> None:
+    names = ("OMP", "OPENBLAS", "MKL", "NUMBA")
+    os.environ.update({f"{name}_NUM_THREADS": str(count) for name in names})
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--case", action="append", metavar="NAME", help="only this one; may be given again")
+    add("--list", action="store_true", help="name the cases and stop")
+    add("--quick", action="store_true", help="5 runs instead of 15, and shorter curves")
+    add("--runs", type=_positive, metavar="N", help="alternating runs of every side")
+    add(
+        "--tokens", type=_positive, metavar="N",
+        help="other lengths than the cases', to try the tool (a square suits every pattern); "
+        "no target is asked then",
+    )  # fmt: skip
+    add("--threads", type=_positive, default=2, metavar="N", help="of every side (default 2)")
+    add("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    add("--fit", action="store_true", help="fit the planner's cost model; cases only if named")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be >= 1, got {value}")
+    return value
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,7 +1,8 @@
 """Writing ONNX nodes as arithmetic: every operator on a `Symbol` records a node.
 
 A function body has no initializers, so constants are nodes; a subgraph sees what its surroundings
-have computed, so one `Symbol` serves at every depth.
+have computed, so one `Symbol` serves at every depth. The same node is written once, and has a name
+only where somebody gave it one: names are a sixth of a file.
 """
 
 from __future__ import annotations
@@ -14,6 +15,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+import sparse_ref as sr
+
+from .symbol import Symbol
+
+__all__ = ["Graph", "Symbol"]
+
 
 class Graph:
     """The nodes written so far, innermost subgraph last, and names that nobody has used.
@@ -22,12 +29,15 @@ class Graph:
     ----------
     real : numpy dtype
         What a Python float becomes; ints become int64 and bools stay.
+    tables : optional
+        What a `Table` or `Runtime` that a pattern looks things up in is in this graph.
     """
 
-    def __init__(self, real: Any):
+    def __init__(self, real: Any, tables: Any = None):
         self.real = np.dtype(real)
+        self.tables = tables
         self.scopes: list[list[Any]] = [[]]
-        self.known: list[dict[Any, Symbol]] = [{}]  # constants of each scope
+        self.known: list[dict[Any, Symbol]] = [{}]  # what each scope has written
         self.used = 0
 
     def symbol(self, name: str) -> Symbol:
@@ -37,34 +47,59 @@ class Graph:
     def fresh(self, stem: str) -> str:
         """A new name."""
         self.used += 1
-        return f"{stem}_{self.used}"
+        return f"{stem}{self.used}"
 
     def op(self, kind: str, *args: Any, called: str = "", **attributes: Any) -> Symbol:
         """The value of one node with one output, which may be named."""
         inputs = [self.lift(x).name for x in args]
+        if called or kind in {"Constant", "Identity"}:  # each of these is meant to be there
+            return self._written(kind, inputs, called, attributes)
+        key = kind, *inputs, repr(sorted(attributes.items()))
+        return self._once(key, lambda: self._written(kind, inputs, called, attributes))
+
+    def several(self, kind: str, count: int, *args: Any, **attributes: Any) -> list[Symbol]:
+        """The values of one node with `count` outputs."""
+        inputs, names = [self.lift(x).name for x in args], [self.fresh(kind.lower())]
+        names += [f"{names[0]}.{i}" for i in range(1, count)]
+        self.scopes[-1].append(helper.make_node(kind, inputs, names, **attributes))
+        return [Symbol(self, name) for name in names]
+
+    def _written(self, kind: str, inputs: list[str], called: str, attributes: Any) -> Symbol:
         name = called or self.fresh(kind.lower())
-        self.scopes[-1].append(helper.make_node(kind, inputs, [name], name=name, **attributes))
+        self.scopes[-1].append(helper.make_node(kind, inputs, [name], name=called, **attributes))
         return Symbol(self, name)
+
+    def _once(self, key: Any, write: Any) -> Symbol:
+        """What is known by this key in a scope that is seen from here, or else is written now."""
+        for scope in self.known:
+            if key in scope:
+                return scope[key]
+        self.known[-1][key] = made = write()
+        return made  # type: ignore[no-any-return]
 
     def lift(self, x: Any) -> Symbol:
         """A Symbol as it is; a number, list or array as a constant."""
         if isinstance(x, Symbol):
             return x
+        if isinstance(x, sr.Runtime):  # of one number
+            return self.tables.number(x.name)  # type: ignore[no-any-return]
         value = np.asarray(x)
         if isinstance(x, (int, float, list)) and value.dtype != bool:
             value = value.astype(self.real if value.dtype.kind == "f" else np.int64)
         key = value.dtype.str, value.shape, value.tobytes()
-        for scope in self.known:
-            if key in scope:
-                return scope[key]
-        self.known[-1][key] = self.op("Constant", value=numpy_helper.from_array(value))
-        return self.known[-1][key]
+        return self._once(key, lambda: self.op("Constant", value=numpy_helper.from_array(value)))
 
     def vector(self, *parts: Any) -> Symbol:
         """Ints and tensors of one element as one int64 vector."""
         if not any(isinstance(x, Symbol) for x in parts):
             return self.lift(list(parts))
         return self.op("Concat", *(x if isinstance(x, Symbol) else [x] for x in parts), axis=0)
+
+    def range(self, count: Any) -> Symbol:
+        """0, 1, ..., count - 1; a tensor of one element, or an int."""
+        if isinstance(count, int):
+            return self.lift(np.arange(count))
+        return self.op("Range", 0, count.reshape(), 1)
 
     def attribute(self, name: str, kind: Any) -> Symbol:
         """The value of an attribute of the function that this graph is the body of."""
@@ -86,6 +121,25 @@ class Graph:
             self.scopes.pop()
             self.known.pop()
 
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """Nodes written in this context land in the main graph, where every subgraph sees them."""
+        scopes, known = self.scopes, self.known
+        self.scopes, self.known = scopes[:1], known[:1]
+        try:
+            yield
+        finally:
+            self.scopes, self.known = scopes, known
+
+    def require(self, holds: Symbol, value: Symbol, sentence: str) -> Symbol:
+        """`value`, a vector; a run in which the scalar `holds` is false fails at a node.
+
+        ONNX cannot raise, so the node gathers past the end, and its name is the sentence.
+        """
+        broken = (~holds).int64.reshape(1)
+        whole = value.op("Unsqueeze", [0])
+        return whole.op("Gather", broken, axis=0, called=sentence).reshape(-1)
+
     def choose(self, condition: Symbol, then: Any, otherwise: Any) -> Symbol:
         """`then()` where the scalar `condition` holds, else `otherwise()`; only one is computed."""
         branches = {}
@@ -93,7 +147,7 @@ class Graph:
             with self.inside() as nodes:
                 result = branch().op("Identity")
             branches[key] = helper.make_graph(nodes, key, [], [_untyped(result)])
-        return self.op("If", condition, **branches)
+        return self._written("If", [condition.name], "", branches)
 
     def each(self, count: Symbol, body: Any) -> list[Symbol]:
         """`body(i)` for i in range(count), a tuple of Symbols; each stacked along a new axis 0.
@@ -110,80 +164,10 @@ class Graph:
         loop = helper.make_graph(nodes, "each", given, [_untyped(x) for x in results])
         names = [self.fresh("each") for _ in results[1:]]
         inputs = [count.name, self.lift(np.asarray(True)).name]
-        self.scopes[-1].append(helper.make_node("Loop", inputs, names, name=names[0], body=loop))
+        self.scopes[-1].append(helper.make_node("Loop", inputs, names, body=loop))
         return [Symbol(self, name) for name in names]
 
 
 def _untyped(symbol: Symbol) -> Any:
     """A subgraph's output whose type follows the function's inputs."""
     return onnx.ValueInfoProto(name=symbol.name)
-
-
-class Symbol:
-    """A value in a graph; `+ - * / // @ < > & ~` and the methods below record what is done to it.
-
-    It has no truth value and `//` is for non-negative integers.
-    """
-
-    def __init__(self, graph: Graph, name: str):
-        self.graph, self.name = graph, name
-
-    def op(self, kind: str, *args: Any, **attributes: Any) -> Symbol:
-        """A node whose first input is this value."""
-        return self.graph.op(kind, self, *args, **attributes)
-
-    def __bool__(self) -> bool:
-        raise TypeError("a Symbol has no truth value: use & and ~, or Graph.choose")
-
-    def __add__(self, other: Any) -> Symbol:
-        return self.op("Add", other)
-
-    def __sub__(self, other: Any) -> Symbol:
-        return self.op("Sub", other)
-
-    def __mul__(self, other: Any) -> Symbol:
-        return self.op("Mul", other)
-
-    def __truediv__(self, other: Any) -> Symbol:
-        return self.op("Div", other)
-
-    __floordiv__ = __truediv__
-
-    def __matmul__(self, other: Any) -> Symbol:
-        return self.op("MatMul", other)
-
-    def __lt__(self, other: Any) -> Symbol:
-        return self.op("Less", other)
-
-    def __gt__(self, other: Any) -> Symbol:
-        return self.op("Greater", other)
-
-    def __and__(self, other: Any) -> Symbol:
-        return self.op("And", other)
-
-    def __invert__(self) -> Symbol:
-        return self.op("Not")
-
-    def where(self, then: Any, otherwise: Any) -> Symbol:
-        """Elementwise choice; this value is the condition."""
-        return self.op("Where", then, otherwise)
-
-    def cast(self, dtype: int) -> Symbol:
-        """As another element type, an onnx.TensorProto constant."""
-        return self.op("Cast", to=dtype)
-
-    def size(self, axis: int) -> Symbol:
-        """One length of the shape, as a tensor of one element."""
-        return self.op("Shape", start=axis, end=axis + 1)
-
-    def reshape(self, *sizes: Any) -> Symbol:
-        """Sizes are ints or tensors of one element; one may be -1."""
-        return self.op("Reshape", self.graph.vector(*sizes), allowzero=1)
-
-    def swap(self, *axes: int) -> Symbol:
-        """With the axes in this order."""
-        return self.op("Transpose", perm=list(axes))
-
-    def cut(self, start: Any, stop: Any, axis: int) -> Symbol:
-        """A slice along one axis."""
-        return self.op("Slice", self.graph.vector(start), self.graph.vector(stop), [axis])

@@ -1,6 +1,8 @@
-"""Block lists and tiles inside the function body: what one row of blocks gathers and hides."""
+"""Block lists and tiles inside the function bodies: checked, and what is gathered and hidden."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
@@ -8,9 +10,25 @@ import onnx
 from .graph import Graph, Symbol
 from .sizes import Sizes
 
+if TYPE_CHECKING:
+    from .parts import Parts
+
+IN_RANGE = (
+    "block_count must be in [0, KB], the block_indices it counts in [0, ceil(S / k_block_size)) "
+    "and their tile_ids in [0, M)"
+)
+
+
+class Gathered(NamedTuple):
+    """The keys of p parts, `keys` of them each."""
+
+    tokens: Symbol  # [p, batches, kv_heads, keys] which of all B * G * S
+    tiles: Symbol  # [p, blocks] the mask of each block
+    seen: Symbol  # [p, batches, keys] whether there is such a key
+
 
 class Lists:
-    """The selecting inputs, made ready once for all rows.
+    """The selecting inputs, made ready once: Bp * Hp * Lq lists in a row.
 
     Parameters
     ----------
@@ -21,39 +39,49 @@ class Lists:
     """
 
     def __init__(self, g: Graph, x: dict[str, Symbol], n: Sizes, real: int):
-        def count(stop: Symbol) -> Symbol:
-            return g.op("Range", 0, stop.op("Squeeze"), 1)
-
-        self.g, self.n, self.count = g, n, count
-        self.indices, self.counts, self.ids, length = (
-            x[name].cast(onnx.TensorProto.INT64)
-            for name in ("block_indices", "block_count", "tile_ids", "key_length")
-        )
-        times = x["tile_masks"].cast(real)
+        self.g, self.n = g, n
+        self.counts = x["block_count"].int64.reshape(-1)
+        self.total = self.counts.size(0)
+        blocks, ids = (x[name].reshape(self.total, n.KB) for name in ("block_indices", "tile_ids"))
+        self.KB = g.require(self._valid(blocks, ids, x["tile_masks"]), n.KB, IN_RANGE)
+        self.blocks, self.ids = blocks.reshape(-1), ids.reshape(-1)
+        times = x["tile_masks"].cut(0, n.bq, axis=1).cast(real)
         self.log_times = (times > 0.0).where(times.op("Max", 1.0).op("Log"), -np.inf)
-        self.length = length.op("Min", n.S).reshape(-1, 1, 1, 1, 1)
-        self.within = count(n.bk)
-        # where the blocks of batch row b and listing head j begin among all blocks of all heads
-        head = count(n.listing) * n.G // n.listing
-        self.first = (count(n.B).reshape(-1, 1, 1) * n.G + head.reshape(1, -1, 1)) * n.columns
+        self.length = x["key_length"].int64.op("Min", n.S).op("Expand", n.B)
+        self.unlisted = n.S + n.bk - 1  # past the keys as a block: its positions are as well
 
-    def row(self, i: Symbol) -> tuple[Symbol, Symbol]:
-        """Key blocks [B, listing, c] and what is added to scores [B or 1, Hp, 1, bq, c * bk].
+    def _valid(self, blocks: Symbol, ids: Symbol, masks: Symbol) -> Symbol:
+        """Whether every index that will be read is in range; a wrong one would read elsewhere."""
+        g, n, counts = self.g, self.n, self.counts
+        columns = ((n.S + n.bk - 1) / n.bk).cast(onnx.TensorProto.INT32)
+        tiles = masks.size(0).cast(onnx.TensorProto.INT32)
+        zero = np.int32(0)
+        listed = g.range(n.KB) < counts.op("Unsqueeze", [1])
+        inside = (blocks >= zero) & (blocks < columns) & (ids >= zero) & (ids < tiles)
+        fits = (counts >= 0) & (counts <= n.KB)
+        fine: Symbol = (~listed | inside) & fits.op("Unsqueeze", [1])
+        return fine.cast(onnx.TensorProto.INT32).op("ReduceMin", keepdims=0) > zero
 
-        The latter is the log of the multiplicity, -inf where a key is not seen. c is the longest
-        count among the lists of this row, at least 1.
+    def gathered(self, parts: Parts, most: Symbol) -> Gathered:
+        """What p parts read, `most` blocks each; what a part does not have is not seen."""
+        g, n = self.g, self.n
+        p, keys = parts.blocks.size(0), most * n.bk
+        slot = g.range(most)
+        live = slot < parts.blocks.op("Unsqueeze", [1])
+        at = live.where(parts.first.op("Unsqueeze", [1]) + slot, 0)
+        blocks = live.where(self.blocks.op("Gather", at).int64, self.unlisted)
+        tiles = live.where(self.ids.op("Gather", at).int64, 0)
+        positions = (blocks.op("Unsqueeze", [2]) * n.bk + g.range(n.bk)).reshape(p, 1, keys)
+        seen = positions < self.length.op("Gather", parts.batch).op("Unsqueeze", [2])
+        clipped = positions.op("Min", n.S - 1).op("Unsqueeze", [1])
+        return Gathered(parts.keys.op("Unsqueeze", [3]) + clipped, tiles, seen)
+
+    def bias(self, of: Gathered) -> Symbol:
+        """What is added to scores [p, batches, 1, 1, bq, keys].
+
+        The log of the multiplicity, -inf where a key is not seen.
         """
-        n = self.n
-        counts = self.counts.op("Gather", i, axis=2)
-        longest = counts.op("ReduceMax", keepdims=0).op("Max", 1).reshape(1)
-        live = self.count(longest) < counts.op("Unsqueeze", [-1])
-        blocks, ids = (
-            live.where(x.op("Gather", i, axis=2).cut(0, longest, axis=2), 0)
-            for x in (self.indices, self.ids)
-        )
-        positions = blocks.op("Unsqueeze", [2, 4]) * n.bk + self.within
-        in_range = (positions < self.length) & live.op("Unsqueeze", [2, 4])
-        tiles = self.log_times.op("Gather", ids).swap(0, 1, 3, 2, 4)
-        bias = tiles + in_range.where(0.0, -np.inf)
-        bias = bias.reshape(bias.size(0), bias.size(1), 1, n.bq, longest * n.bk)
-        return self.first + blocks, bias
+        p, keys = of.seen.size(0), of.seen.size(2)
+        tiles = self.log_times.op("Gather", of.tiles).swap(0, 2, 1, 3)
+        tiles = tiles.reshape(p, 1, 1, 1, self.n.bq, keys)
+        return tiles + of.seen.op("Unsqueeze", [2, 3, 4]).where(0.0, -np.inf)

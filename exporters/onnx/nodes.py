@@ -11,8 +11,11 @@ from onnx import checker, helper, numpy_helper, shape_inference
 
 import sparse_ref as sr
 
-from .body import loop_body
+from .body import gather_body, loop_body
 from .schema import DOMAIN, INPUTS, OP, VERSION, register
+from .words import sentence
+
+__all__ = ["attention_node", "finish", "sentence"]
 
 UNLIMITED = "sparse_ref.key_length"  # neutral tensors, added to the graph by `finish`
 NO_SINKS = "sparse_ref.sinks"
@@ -67,13 +70,13 @@ def attention_node(
     )
     for key, value in (
         ("sparse_ref.pattern", json.dumps(sr.to_dict(pattern))),
-        ("sparse_ref.sentence", f"Each query sees the keys of {pattern!r}."),
+        ("sparse_ref.sentence", sentence(pattern)),
     ):
         node.metadata_props.add(key=key, value=value)
     return node
 
 
-def finish(model: Any, opset: int) -> Any:
+def finish(model: Any, opset: int, body: str = "loop") -> Any:
     """The model with all that our nodes need to run anywhere, checked.
 
     Adds neutral tensors for left-out inputs, the operator's opset import and its function body, in
@@ -85,6 +88,8 @@ def finish(model: Any, opset: int) -> Any:
         Changed in place, and returned. Nodes of ours stand in its main graph.
     opset : int >= 18
         The model's opset of standard operators.
+    body : "loop" or "gather"
+        The function that computes our nodes where no kernel of ours is registered.
 
     Raises
     ------
@@ -113,9 +118,16 @@ def finish(model: Any, opset: int) -> Any:
     others = [one for one in model.functions if (one.domain, one.name) != (DOMAIN, OP)]
     del model.functions[:]
     accumulate = onnx.TensorProto.DOUBLE if double else onnx.TensorProto.FLOAT
-    model.functions.extend([*others, loop_body(opset, lse, accumulate=accumulate)])
+    model.functions.extend([*others, _function(body, opset, lse, accumulate)])
     checker.check_model(model, full_check=True)
     return model
+
+
+def _function(body: str, opset: int, lse: bool, accumulate: int) -> Any:
+    bodies = {"loop": loop_body, "gather": gather_body}
+    if body not in bodies:
+        raise ValueError(f"body must be one of {', '.join(bodies)}, got {body!r}")
+    return bodies[body](opset, lse, accumulate=accumulate)
 
 
 def _query_types(model: Any, ours: list[Any]) -> list[int]:

@@ -27,23 +27,55 @@ class SparseAttention(OpRun):
         k_block_size: Any = None, scale: Any = None, softcap: Any = None,
     ) -> tuple[Any, ...]:  # fmt: skip
         b, h, m, _ = query.shape
-        shape = m, key.shape[2]
-        indices, counts, ids = (
-            np.broadcast_to(x, (b, h, *x.shape[2:])) for x in (block_indices, block_count, tile_ids)
+        n = key.shape[2]
+        pattern = listed_pattern(
+            block_indices, block_count, tile_ids, tile_masks, shape=(b, h, m, n)
         )
-
-        def seen(*at: int) -> sr.Pattern:
-            return _pattern(indices[at], counts[at], ids[at], tile_masks, shape)
-
-        rows = [sr.PerHead([seen(i, j) for j in range(h)]) for i in range(b)]
-        pattern = sr.PerBatch(rows) if rows else sr.Full()  # an empty batch has nothing to see
         got = sr.attention(
             query, key, value, pattern, scale=scale, softcap=softcap or None, q_start=0,
             sink_logits=np.broadcast_to(sinks, (h,)),
-            kv_lengths=np.minimum(np.broadcast_to(key_length, (b,)), shape[1]),
+            kv_lengths=np.clip(np.broadcast_to(key_length, (b,)), 0, n),
         )  # fmt: skip
         sums = np.float64 if query.dtype == np.float64 else np.float32
         return (got.out.astype(query.dtype), got.lse.astype(sums))[: len(self.onnx_node.output)]
+
+
+def listed_pattern(
+    block_indices: NDArray[np.int32],
+    block_count: NDArray[np.int32],
+    tile_ids: NDArray[np.int32],
+    tile_masks: NDArray[np.uint8],
+    *,
+    shape: tuple[int, int, int, int],
+) -> sr.Pattern:
+    """What the operator's lists and tiles say, as one pattern per batch row and head.
+
+    Parameters
+    ----------
+    block_indices, block_count, tile_ids, tile_masks
+        As the operator takes them.
+    shape : (int, int, int, int)
+        Batch, heads, queries, keys.
+
+    Examples
+    --------
+    >>> from exporters.onnx import block_tensors
+    >>> lists = block_tensors(sr.to_blocks(sr.Causal(), 3, 3, block_size=2))
+    >>> print(sr.draw(listed_pattern(*lists.values(), shape=(1, 1, 3, 3)), 3))
+    # . .
+    # # .
+    # # #
+    """
+    b, h, *lengths = shape
+    indices, counts, ids = (
+        np.broadcast_to(x, (b, h, *x.shape[2:])) for x in (block_indices, block_count, tile_ids)
+    )
+
+    def seen(*at: int) -> sr.Pattern:
+        return _pattern(indices[at], counts[at], ids[at], tile_masks, (lengths[0], lengths[1]))
+
+    rows = [sr.PerHead([seen(i, j) for j in range(h)]) for i in range(b)]
+    return sr.PerBatch(rows) if rows else sr.Full()  # an empty batch has nothing to see
 
 
 def _pattern(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import TensorProto, defs
 from onnx.defs import OpSchema
@@ -55,6 +56,21 @@ ATTRIBUTES = {
         "scores become softcap * tanh(score / softcap); 0 = off",
     ),
 }
+
+
+def split_scale(scale: float, dtype: Any) -> tuple[float, float]:
+    """`scale` as what the attribute can say and what the queries are multiplied by.
+
+    ONNX keeps attributes as float32. That is exact enough for all types but float64, whose queries
+    take the whole scale unless float32 has it.
+
+    Examples
+    --------
+    >>> split_scale(0.125, "float64"), split_scale(0.3, "float32"), split_scale(0.3, "float64")
+    ((0.125, 1.0), (0.3, 1.0), (1.0, 0.3))
+    """
+    exact = np.dtype(dtype) != np.float64 or float(np.float32(scale)) == scale
+    return (scale, 1.0) if exact else (1.0, scale)
 
 
 def register() -> None:

@@ -1,4 +1,4 @@
-"""The lengths that the function body computes with, from the shapes of its inputs."""
+"""The lengths that the function bodies compute with, from the shapes of the inputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from .graph import Graph, Symbol
 
 
 class Sizes(NamedTuple):
-    """Tensors of one element, in the letters of the schema."""
+    """Tensors of one element, in the letters of the schema.
+
+    One list of blocks serves one batch row or all, and one head or all: its queries are
+    `batches` x `heads`, and the `sharing` heads of each of its `kv_heads` read the same keys.
+    """
 
     B: Symbol
     H: Symbol
@@ -21,22 +25,30 @@ class Sizes(NamedTuple):
     Ev: Symbol
     bq: Symbol
     bk: Symbol
-    rows: Symbol  # of query blocks
-    columns: Symbol  # of key blocks
-    listing: Symbol  # heads that gather for themselves: G if all heads share lists, else H
-    sharing: Symbol  # query heads of each of them
+    Bp: Symbol
+    Hp: Symbol
+    Lq: Symbol
+    KB: Symbol
+    batches: Symbol
+    heads: Symbol
+    kv_heads: Symbol
+    sharing: Symbol
 
     @classmethod
     def of(cls, g: Graph, x: dict[str, Symbol]) -> Sizes:
         """From the function's inputs and attributes."""
-        q, k, count = x["query"], x["key"], x["block_count"]
+        q, k, lists = x["query"], x["key"], x["block_indices"]
         B, H, L, E = (q.size(axis) for axis in range(4))
         G, S, Ev = k.size(1), k.size(2), x["value"].size(3)
         bq, bk = (
             g.attribute(f"{side}_block_size", onnx.AttributeProto.INT).reshape(1) for side in "qk"
         )
-        rows = count.size(2)
-        # where there are no keys one block of padding: gathering from nothing is an error
-        columns = ((S + bk - 1) // bk).op("Max", [1])
-        listing = (count.size(1) > 1).where(H, G)
-        return cls(B, H, G, L, S, E, Ev, bq, bk, rows, columns, listing, H // listing)
+        bq = bq.op("Min", L).op("Max", [1])  # a step of decoding has less than a block of queries
+        Bp, Hp, Lq, KB = (lists.size(axis) for axis in range(4))
+        batches, heads, kv_heads = (
+            (shared > 1).where(1, every) for shared, every in ((Bp, B), (Hp, H), (Hp, G))
+        )
+        sharing = heads.op("Div", kv_heads)
+        return cls(
+            B, H, G, L, S, E, Ev, bq, bk, Bp, Hp, Lq, KB, batches, heads, kv_heads, sharing
+        )  # fmt: skip

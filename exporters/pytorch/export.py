@@ -1,8 +1,4 @@
-"""A PyTorch model to ONNX: every `sparse_ref::attention` becomes our ONNX node with its blocks.
-
-torch.onnx translates one operator at a time and knows nothing of block lists, so it writes a
-placeholder that still says the pattern; placeholders become nodes once the graph stands.
-"""
+"""A PyTorch model to ONNX: every attention over a pattern becomes our ONNX node with its blocks."""
 
 from __future__ import annotations
 
@@ -16,43 +12,100 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import sparse_ref as sr
-
-from .op import unspelled
-
-PLACEHOLDER = "AttentionOverPattern"
+from .flex_export import flex_to_blocks
+from .flex_layouts import Layout
+from .nodes import replace_placeholders
+from .placeholders import translations
 
 
 def module_to_onnx(
-    module: nn.Module, example_inputs: tuple[Tensor, ...], *, block_size: int = 16, opset: int = 18
+    module: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    *,
+    block_size: int = 16,
+    opset: int = 18,
+    dynamic_shapes: Any = "batch",
 ) -> Any:
-    """The module as an onnx.ModelProto with a free batch axis and the lengths of the example.
+    """The module as an onnx.ModelProto; the batch is free, lengths are those of the example.
 
     Parameters
     ----------
     module : nn.Module
-        Its attention is `SparseAttention` or calls of `sparse_attention`.
+        Its attention is `SparseAttention`, calls of `sparse_attention` or of FlexAttention, or
+        that of a model of transformers after `register_huggingface`.
     example_inputs : tuple of tensors, each (b, ...)
     block_size : int
-        Queries and keys of a block in the exported lists.
+        Queries and keys of a block in stored lists; a BlockMask keeps its own.
     opset : int
+    dynamic_shapes : optional
+        Which lengths are free, as `torch.export.export` takes it; default the first axis of every
+        input, None none. Where attention is over free lengths, its lists are computed in the graph.
 
     Every attention node comes with the function body that computes it in standard operators.
+
+    Raises
+    ------
+    NotImplementedError
+        If a FlexAttention of the module cannot be said by our operator.
     """
     if opset < 18:
         raise ValueError(f"opset must be >= 18, got {opset}")
+    if dynamic_shapes == "batch":
+        dynamic_shapes = tuple({0: torch.export.Dim("batch")} for _ in example_inputs)
     with _quiet():
-        program = torch.onnx.export(
-            copy.deepcopy(module).eval(),
-            example_inputs,
+        program = torch.export.export(
+            copy.deepcopy(module).eval(), example_inputs, dynamic_shapes=dynamic_shapes
+        )
+        program, layouts = flex_to_blocks(program)
+        exported = torch.onnx.export(
+            program,
             dynamo=True,
             opset_version=opset,
-            dynamic_shapes=tuple({0: torch.export.Dim("batch")} for _ in example_inputs),
-            custom_translation_table={torch.ops.sparse_ref.attention.default: _translation()},
+            custom_translation_table=translations(),
             verbose=False,
         )
-    assert program is not None
-    return _with_nodes(program.model_proto, block_size, opset)
+    assert exported is not None
+    return with_attention_nodes(exported, layouts=layouts, block_size=block_size)
+
+
+def with_attention_nodes(
+    exported: Any, *, layouts: dict[str, Layout] | None = None, block_size: int = 16
+) -> Any:
+    """What torch.onnx or the exporter of transformers made, with our nodes, as onnx.ModelProto.
+
+    Parameters
+    ----------
+    exported : onnx.ModelProto, torch.onnx.ONNXProgram or onnx_ir.Model
+        From `torch.onnx.export(..., custom_translation_table=translations())`, or the `program` of
+        what `transformers.exporters.OnnxExporter` exported after `register_huggingface`.
+    layouts : dict, optional
+        Of FlexAttention, from `flex_to_blocks`.
+    block_size : int
+        Queries and keys of a block in stored lists.
+
+    Raises
+    ------
+    ValueError
+        If there is none of our operators in it, or its opset is below 18.
+    """
+    model = _proto(exported)
+    opset = next(one.version for one in model.opset_import if one.domain == "")
+    if opset < 18:
+        raise ValueError(f"opset must be >= 18, got {opset}")
+    replace_placeholders(model, layouts or {}, block_size, opset)
+    return _finished(model, opset)
+
+
+def _proto(exported: Any) -> Any:
+    """A copy that may be changed, all its weights inside."""
+    import onnx
+    import onnx_ir
+
+    if isinstance(exported, onnx.ModelProto):
+        model = onnx.ModelProto()
+        model.CopyFrom(exported)
+        return model
+    return onnx_ir.to_proto(getattr(exported, "model", exported))
 
 
 @contextmanager
@@ -70,67 +123,13 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _with_nodes(model: Any, block_size: int, opset: int) -> Any:
-    """The model with every placeholder replaced; layers of one pattern share their lists."""
-    from onnx import helper, numpy_helper
-
+def _finished(model: Any, opset: int) -> Any:
+    """The checked model, without what says nothing of it."""
     import exporters
 
-    lists: dict[tuple[Any, ...], list[str]] = {}
     graph = model.graph
-    for node in [node for node in graph.node if node.op_type == PLACEHOLDER]:
-        said = {one.name: helper.get_attribute_value(one) for one in node.attribute}
-        pattern = unspelled(said["pattern"].decode())
-        key = said["pattern"], said["heads"], said["q_len"], said["kv_len"]
-        if key not in lists:
-            blocks = sr.to_blocks(pattern, *key[2:], block_size=block_size, heads=said["heads"])
-            tensors = exporters.block_tensors(blocks)
-            lists[key] = [f"pattern_{len(lists)}.{name}" for name in tensors]
-            graph.initializer.extend(
-                numpy_helper.from_array(tensor, name)
-                for name, tensor in zip(lists[key], tensors.values(), strict=True)
-            )
-        node.CopyFrom(
-            exporters.attention_node(
-                [*node.input, *lists[key]], node.output[0], pattern=pattern,
-                block_size=(block_size, block_size), scale=said["scale"],
-            )
-        )  # fmt: skip
     for item in (*graph.node, *graph.value_info, *graph.input, *graph.output, graph):
         kept = [one for one in item.metadata_props if one.key.startswith("sparse_ref.")]
         del item.metadata_props[:]  # stack traces: half the file, with this machine's paths
         item.metadata_props.extend(kept)
     return exporters.finish(model, opset)
-
-
-def _translation() -> Any:
-    """What torch.onnx calls for each of our operators: it answers the placeholder."""
-    from onnx.defs import OpSchema
-    from onnxscript import values
-
-    attributes = {
-        "pattern": "STRING",
-        "scale": "FLOAT",
-        "heads": "INT",
-        "q_len": "INT",
-        "kv_len": "INT",
-    }
-    schema = OpSchema(
-        PLACEHOLDER,
-        "sparse_ref",
-        1,
-        inputs=[OpSchema.FormalParameter(name, "T") for name in ("q", "k", "v")],
-        outputs=[OpSchema.FormalParameter("out", "T")],
-        type_constraints=[("T", ["tensor(float)", "tensor(float16)", "tensor(double)"], "")],
-        attributes=[
-            OpSchema.Attribute(name, getattr(OpSchema.AttrType, kind), "", required=True)
-            for name, kind in attributes.items()
-        ],
-    )
-    placeholder = values.Op(values.Opset("sparse_ref", 1), PLACEHOLDER, schema)
-
-    def translate(q: Any, k: Any, v: Any, pattern: str, scale: float) -> Any:
-        sizes = {"heads": q.shape[1], "q_len": q.shape[2], "kv_len": k.shape[2]}
-        return placeholder(q, k, v, pattern=pattern, scale=scale, **sizes)
-
-    return translate

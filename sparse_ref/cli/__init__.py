@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sparse_ref import __version__
+
+from . import check, conventions, doctor, export, golden, patterns, show, validate, xray
+from .command import USAGE, Refusal, declare, positive
 
 ABOUT = """\
 Reference semantics for sparse attention: what a pattern means, what attention over it is in
@@ -16,16 +20,25 @@ float64, and how far an implementation may be from that.
 
 START = """\
 start here:
-  sparse-ref demo                 the whole idea on real data, about a minute
-  sparse-ref demo --steps 50      the same in seconds, with a model that has learnt little
+  python -m sparse_ref            a pattern, a wrong kernel, its diagnosis: the idea in 2 seconds
+  sparse-ref demo --steps 50      a transformer trained, exported and checked, in seconds
 
-in Python:
-  >>> import sparse_ref as sr
-  >>> print(sr.draw(sr.Causal() & sr.SlidingWindow(left=2, right=0), 4))
-  # . . .
-  # # . .
-  # # # .
-  . # # #
+look at patterns:
+  sparse-ref show 'Causal() & SlidingWindow(3, 0)'
+  sparse-ref show 'conventions.hf(8)' 'conventions.attention_gym(8)'
+  sparse-ref conventions 'SlidingWindow(127, 0)'
+
+judge a kernel, fn(q, k, v, pattern) -> out:
+  sparse-ref check mykernel:attention --quick
+  sparse-ref diagnose mykernel:attention --pattern 'Causal() & SlidingWindow(127, 0)'
+  sparse-ref xray model.onnx --expect config.json
+
+take one to ONNX:
+  sparse-ref export --pattern 'Causal() & SlidingWindow(255, 0)' -o window.onnx
+  sparse-ref validate window.onnx
+
+exit status of all commands: 0 ok, 1 something is wrong, 2 usage, 3 only what is unsupported
+`sparse-ref COMMAND --help` has the options and more examples; NO_COLOR turns colours off
 """
 
 DEMO = """\
@@ -54,13 +67,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     Traceback (most recent call last):
     SystemExit: 0
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help(sys.stderr)
+        return USAGE
+    return _careful(arguments.command, lambda: int(arguments.run(arguments)))
+
+
+def introduce() -> int:
+    """The idea in two seconds, on NumPy alone; 0 if it works."""
+    from . import overview
+
+    return _careful("", overview.run)
+
+
+def _careful(command: str, work: Callable[[], int]) -> int:
+    """The exit status of a command; one sentence on stderr where it cannot go on."""
+    name = f"sparse-ref {command}".strip()
     try:
-        from . import demo
+        status = work()
+        sys.stdout.flush()
+    except Refusal as sentence:
+        print(f"{name}: {sentence}", file=sys.stderr)
+        return sentence.status
     except ImportError as missing:
         package = (missing.name or str(missing)).partition(".")[0]
-        print(f"sparse-ref demo needs {package}: pip install 'sparse-ref[all]'", file=sys.stderr)
-        return 2
+        print(f"{name} needs {package}: pip install 'sparse-ref[all]'", file=sys.stderr)
+        return USAGE
+    except BrokenPipeError:  # somebody has read enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from . import demo
+
     return demo.run(arguments.out, seed=arguments.seed, steps=arguments.steps)
 
 
@@ -72,14 +118,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"sparse-ref {__version__}")
-    commands = parser.add_subparsers(metavar="command", required=True)
-    demo = commands.add_parser(
-        "demo",
-        help="train, export and validate a sparse transformer on real digits",
-        description=DEMO,
-        epilog=DEMO_END,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    commands = parser.add_subparsers(metavar="command", dest="command")
+    for module in (patterns, show, conventions, check, xray, golden, export, validate):
+        module.add_to(commands)
+    brief = "train, export and validate a sparse transformer on real digits"
+    demo = declare(commands, "demo", brief, DEMO, DEMO_END)
     demo.add_argument(
         "--out", type=Path, default=Path("demo-output"), metavar="DIR",
         help="folder for the files, made if missing (default: %(default)s)",
@@ -89,14 +132,9 @@ def _parser() -> argparse.ArgumentParser:
         help="of the weights and the order of examples (default: %(default)s)",
     )  # fmt: skip
     demo.add_argument(
-        "--steps", type=_positive, default=STEPS, metavar="N",
+        "--steps", type=positive, default=STEPS, metavar="N",
         help="training steps of 32 digits; accuracy is judged from %(default)s on (the default)",
     )  # fmt: skip
+    demo.set_defaults(run=_demo)
+    doctor.add_to(commands)
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be >= 1, got {value}")
-    return value

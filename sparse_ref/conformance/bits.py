@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def read_bits(
         return float(got[0, head, row, 0])
 
     read: dict[str, int | bool] = {
-        "scores": _format(precision._scores(answer)), "weights": precision._weights(answer),
+        "scores": _format(precision._scores(answer)), "weights": _weights(answer),
         "values": precision._values(answer), "flushes": precision._flushes(answer),
     }  # fmt: skip
     if len(keys) >= ALIKE:
@@ -54,9 +55,24 @@ def read_bits(
     return read
 
 
+def _weights(answer: Callable[[Floats, Floats], float]) -> int:
+    """As `precision._weights` on a few weights: a file is slow to ask, and formats far apart."""
+    worst = 0.0
+    for x in np.arange(1, 200, 9) / 256:
+        weight = np.exp(-x) / (1 + np.exp(-x))
+        worst = max(worst, abs(answer(np.array([0.0, -x]), np.array([0.0, 1.0])) / weight - 1))
+    bits = np.array([8, 11, 24])
+    return int(bits[np.argmin(np.abs(bits + 0.5 + np.log2(max(worst, 2.0**-24))))])
+
+
 def _format(bits: int) -> int:
-    """The format of a score whose scale rounds too, which costs up to two bits."""
-    return next((full for full in (8, 11, 24) if full - 2 <= bits <= full), bits)
+    """The format of a score whose scale rounds too, which makes a bit or two of difference.
+
+    float16 holds no key of 2**16, with which more than 16 bits would be asked for.
+    """
+    if bits == 16:
+        return 24
+    return next((full for full in (8, 11, 24) if full - 2 <= bits <= full + 1), bits)
 
 
 def in_words(read: dict[str, int | bool]) -> str:

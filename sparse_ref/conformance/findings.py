@@ -15,6 +15,7 @@ from .bits import in_words
 from .seen import Seen
 
 DRAWN = 24  # queries and keys of the largest mask that is drawn
+WRITTEN = 128  # and of the largest that is written into JSON
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Xray:
         return " ".join("?" if one < 0 else str(one) for one in read)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it for JSON; masks as rows of # and dots."""
+        """All of it for JSON; masks of up to 128 queries and keys as rows of # and dots."""
         heads = []
         for one in self.heads:
             said = {
@@ -141,7 +142,7 @@ class Xray:
                 "key_head": one.key_head, "scale": one.scale, "softcap": one.softcap,
                 "sink": one.sink, "empty": one.empty, "uneven": one.uneven, "leak": one.leak,
                 "times": one.times, "lost": one.lost,
-                "rows": ["".join(row) for row in np.where(one.mask, "#", ".")],
+                "rows": _rows(one.mask),
             }  # fmt: skip
             heads.append(said)
         return {
@@ -149,6 +150,12 @@ class Xray:
             "kv_heads": self.kv_heads, "ok": self.ok, "precision": dict(self.precision),
             "heads": heads,
         }  # fmt: skip
+
+
+def _rows(mask: Bools) -> list[str] | None:
+    if max(mask.shape) > WRITTEN:
+        return None
+    return ["".join(row) for row in np.where(mask, "#", ".")]
 
 
 def _count(number: int, one: str, several: str | None = None) -> str:

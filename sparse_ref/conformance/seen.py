@@ -48,20 +48,22 @@ def seen_in(mask: Bools) -> Seen:
     m, n = mask.shape
     if not mask.any():
         return Seen("no key", None, {})
-    starts = dict.fromkeys([n - m, 0, *_starts(mask)])
+    usual = dict.fromkeys([n - m, 0])
+    starts = [*usual, *(start for start in _starts(mask) if start not in usual and m != n)]
     found = [(form, start) for start in starts for form in forms_of_mask(mask, start)[:1]]
     if found:
-        form, start = min(found, key=lambda one: _rank(one[0]))
+        form, start = min(found, key=lambda one: _rank(one[0], usual=one[1] in usual))
         shows = any(other != form for other, _ in found) or len(found) < len(starts)
-        alignment = _aligned(start, m, n) if (m != n and shows) or start not in (n - m, 0) else None
-        spelled = describe(mask) if start in (n - m, 0) else {}
-        return Seen(_words(form), alignment, spelled, form, start)
+        alignment = _aligned(start, m, n) if m != n and shows else None
+        return Seen(_words(form), alignment, describe(mask) if start in usual else {}, form, start)
     return _trimmed(mask) or Seen(_irregular(mask), None, {})
 
 
-def _rank(form: Form) -> int:
-    """Which of two readings of one mask is meant: what sees the past only, else what is even."""
-    return 0 if form.right == 0 or not form.window else 1 if form.left == form.right else 2
+def _rank(form: Form, *, usual: bool) -> int:
+    """Which of several readings of a mask is meant: what sees the past only, else what is even."""
+    if form.right == 0 or not form.window:
+        return 0 if usual else 2
+    return 1 if form.left == form.right and usual else 3
 
 
 def _starts(mask: Bools) -> list[int]:
@@ -133,7 +135,7 @@ def _irregular(mask: Bools) -> str:
     if not np.isin(distance[~mask], shown).any() and len(shown) <= 64:
         step = np.unique(np.diff(shown))
         if len(step) == 1 and step[0] > 1:
-            return f"every {step[0]}th distance from {shown[0]} to {shown[-1]}"
+            return f"the distances {shown[0]}, {shown[1]}, ..., {shown[-1]}"
         return f"{len(shown)} distances: {', '.join(map(str, shown[:12]))}" + ", ..." * (
             len(shown) > 12
         )

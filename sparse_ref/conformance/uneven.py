@@ -60,12 +60,16 @@ def read_uneven(weights: Floats, bits: int = 24) -> Uneven:
 
 
 def _counts(weights: Floats, seen: Bools, slack: float) -> int | None:
-    """The most often a key counts, if all weights of a row are whole multiples of its least."""
+    """The most often a key counts, if the weights of each row are as small whole numbers."""
     least = np.where(seen, weights, np.inf).min(1, keepdims=True)
     ratio = np.where(seen, weights / least, 1.0)
-    most = ratio.max()
-    whole = most < TIMES + 0.5 and np.abs(ratio - np.rint(ratio)).max() <= most * slack
-    return int(np.rint(most)) if whole else None
+    most, left = 0, np.ones(len(ratio), dtype=bool)
+    for unit in (1, 2, 3, 4):  # how often the key counts that counts least
+        times = unit * ratio[left]
+        whole = (np.abs(times - np.rint(times)) <= slack * times).all(1) & (times < TIMES).all(1)
+        most = max(most, int(np.rint(times[whole].max(initial=0))))
+        left[np.flatnonzero(left)[whole]] = False
+    return None if left.any() or slack > 0.01 else most
 
 
 def _slope(below: Floats, seen: Bools, slack: float) -> float | None:

@@ -6,7 +6,8 @@
 (2, 70, 8)
 """
 
+from .backward import attention_vjp
 from .forward import attention
 from .plans import Plan, plan
 
-__all__ = ["Plan", "attention", "plan"]
+__all__ = ["Plan", "attention", "attention_vjp", "plan"]

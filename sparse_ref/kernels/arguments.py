@@ -13,7 +13,8 @@ from sparse_ref._arrays import Floats, Ints
 from sparse_ref.heads import Problem
 from sparse_ref.relative_bias import RelativeBias
 
-from ._jit import kernel
+from ._jit import inner
+from .halves import is_half, widened
 
 LOG2E = 1.4426950408889634
 
@@ -63,7 +64,7 @@ def tensors(given: Problem, out: NDArray[Any], lse: NDArray[Any]) -> Tensors:
     """The arrays of a problem, converted only where the kernels cannot read them."""
     (_, h, m, d), (_, g, n, e) = given.q.shape, given.v.shape
     (q, q_strides), (k, k_strides), (v, v_strides) = (
-        _flat(x, out.dtype) for x in (given.q, given.k, given.v)
+        flat(x, out.dtype) for x in (given.q, given.k, given.v)
     )
     sizes = np.array([h, g, m, n, d, e])
     return Tensors(q, k, v, q_strides, k_strides, v_strides, out, lse, sizes)
@@ -96,7 +97,7 @@ def scores(given: Problem) -> Scores:
     return Scores(factor, cap, slopes, sinks, bias, strides, left, table_width)
 
 
-@kernel
+@inner
 def added(how, batch, head, i, slot, distance):
     """What bias and ALiBi add to the score of query i and the key in `slot`."""
     total, step = 0.0, how.bias_strides
@@ -110,7 +111,7 @@ def added(how, batch, head, i, slot, distance):
     return total
 
 
-def _flat(x: NDArray[Any], dtype: Any) -> tuple[NDArray[Any], Ints]:
+def flat(x: NDArray[Any], dtype: Any) -> tuple[NDArray[Any], Ints]:
     """The memory of a (b, heads, length, size) array as one read-only row, and its strides."""
     x = _converted(x, np.dtype(dtype))
     usual = all(s >= 0 and s % x.itemsize == 0 for s in x.strides) and x.flags.aligned
@@ -124,10 +125,4 @@ def _flat(x: NDArray[Any], dtype: Any) -> tuple[NDArray[Any], Ints]:
 
 
 def _converted(x: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    if x.dtype == dtype:
-        return x
-    if x.dtype.name == "bfloat16" and dtype == np.float32:  # the upper half of a float32
-        wide = np.empty(x.shape, dtype=np.uint32)
-        np.left_shift(x.view(np.uint16), 16, out=wide, dtype=np.uint32)
-        return wide.view(np.float32)
-    return x.astype(dtype)
+    return widened(x) if is_half(x.dtype) and dtype == np.float32 else x.astype(dtype, copy=False)

@@ -14,10 +14,13 @@ from sparse_ref.patterns import Frame, Pattern
 from sparse_ref.problem import problem
 from sparse_ref.results import Attention
 
-from . import rows, tiles
-from .arguments import Slots, scores, tensors
-from .plans import BLOCK, Part, Plan, cached, row_layout, working
+from . import amx, copies, decode, rows, tiles
+from .arguments import LOG2E, Scores, Slots, Tensors, scores, tensors
+from .halves import rounded
+from .plans import Part, Plan, cached, decode_part, working
+from .rows import row_layout
 from .threads import run
+from .validation import validate
 
 
 def attention(
@@ -39,8 +42,10 @@ def attention(
 ) -> Attention:
     """`sparse_ref.attention`, fast: same arguments, same meaning, q's type out.
 
-    Computes in float32, in float64 if an input is float64. The result has the same bits for any
-    number of threads and any split of the batch.
+    Computes in float32, in float64 if an input is float64. On a CPU with AMX tiles bfloat16 and
+    float16 are multiplied on them, with weights rounded to that type (`error_bound` knows it as
+    arithmetic "bfloat16" and "float16"); SPARSE_REF_AMX=0 turns that off. The
+    result has the same bits for any number of threads and any split of the batch.
 
     Parameters
     ----------
@@ -75,14 +80,15 @@ def attention(
     b, h, m, _ = given.q.shape
     kind = working(given.q.dtype, given.k.dtype, given.v.dtype)
     parts = list(launches(given, kind, plan))
+    half = amx.kind_of(given.q.dtype, given.k.dtype, given.v.dtype)
     if max_bytes is not None:
-        needed = _bytes(given, kind, parts)
+        needed = _bytes(given, kind, parts, half)
         if needed > integer("max_bytes", max_bytes, high=2**63 - 1):
             raise ValueError(f"max_bytes must be at least the {needed} needed, got {max_bytes}")
     out = np.empty((b, h, m, given.v.shape[-1]), dtype=kind)
     lse = np.empty((b, h, m), dtype=kind)
-    into(out, lse, given, parts)
-    return Attention(given.shaped(out.astype(given.q.dtype, copy=False)), given.shaped(lse))
+    into(out, lse, given, parts, half)
+    return Attention(given.shaped(rounded(out, given.q.dtype)), given.shaped(lse))
 
 
 class Launch(NamedTuple):
@@ -90,27 +96,56 @@ class Launch(NamedTuple):
 
     part: Part
     slots: Slots
+    begins: bool  # nothing has been computed for its heads before
 
 
-def into(out: NDArray[Any], lse: NDArray[Any], given: Problem, parts: list[Launch]) -> None:
-    """Write every element of out (b, h, m, e) and lse (b, h, m)."""
+def into(
+    out: NDArray[Any], lse: NDArray[Any], given: Problem, parts: list[Launch], half: Any = None
+) -> None:
+    """Write every element of out (b, h, m, e) and lse (b, h, m); `half` is what `amx` says."""
     x, how = tensors(given, out, lse), scores(given)
-    (b, g, n), sizes = given.k.shape[:3], given.q.shape[-1] + given.v.shape[-1]
-    for part, slots in parts:
+    (b, g), sizes = given.k.shape[:2], given.q.shape[-1] + given.v.shape[-1]
+    for launch in parts:
+        part, slots, begins = launch
         work = part.pairs * len(slots.batch) * sizes
-        if part.kernel == "tiles":
-            finite = np.zeros((b, g, -(-n // BLOCK)), dtype=np.uint8)
-            run(tiles.attend, x, part.layout, how, slots, finite, work=work)
+        writes = begins and part.covers_rows
+        if begins and not writes:
+            reset(x, how, part.heads, slots)
+        if part.kernel == "decode":
+            decode.attend(x, part.layout, how, slots, work=work)
+        elif _on_amx(part, half):
+            amx.attend(half, given, x, part.layout, how, slots, writes, work=work)
+        elif part.kernel == "tiles":
+            layout, room = part.layout, _room(launch, g)
+            finite = np.zeros((b, g, layout.indices.max(initial=-1) + 1), dtype=np.uint8)
+            near = copies.Copies(*(np.empty(room * s, out.dtype) for s in x.sizes[4:].tolist()))
+            if room:
+                run(copies.collect, x, layout, slots, near, work=room * sizes)
+            run(tiles.attend, x, layout, how, slots, finite, near, writes, work=work)
         else:
-            run(rows.attend, x, part.layout, how, slots, work=work)
+            run(rows.attend, x, part.layout, how, slots, writes, work=work)
 
 
-def launches(given: Problem, kind: np.dtype[Any], plan: Plan | None) -> Iterator[Launch]:
+def reset(x: Tensors, how: Scores, heads: tuple[int, ...], slots: Slots) -> None:
+    """What a query has before it sees a key: nothing, or its head's sink."""
+    for batch in slots.batch:
+        x.out[batch, heads] = 0
+        x.lse[batch, heads] = (how.sinks[[*heads]] / LOG2E)[:, None]
+
+
+def launches(
+    given: Problem, kind: np.dtype[Any], plan: Plan | None, *, few: bool = True
+) -> Iterator[Launch]:
     """What is to be run: batch rows with one pattern and start share a plan.
 
-    Key slots with positions other than 0, 1, 2, ... are listed row by row.
+    Key slots with positions other than 0, 1, 2, ... are listed row by row. Where queries are `few`
+    all heads go to the decode kernel, which knows no gradients.
     """
     (_, h, m, d), (g, n) = given.q.shape, given.k.shape[1:3]
+    if few and plan is None and given.frames and decode.suits(m, n):
+        lists, slots = decode.of_problem(given)
+        yield Launch(decode_part(lists, m), slots, begins=True)
+        return
     together: dict[tuple[Pattern, int], list[tuple[int, int, int]]] = {}
     for batch, frame in enumerate(given.frames):
         found, start = _run(frame), int(frame.q[0]) if m else n
@@ -120,15 +155,19 @@ def launches(given: Problem, kind: np.dtype[Any], plan: Plan | None) -> Iterator
             layout_of = [next(i for i, x in enumerate(distinct) if x is csr) for csr in heads]
             layout = row_layout(distinct, tuple(range(h)), layout_of)
             part = Part("rows", tuple(range(h)), "positions", layout, sum(x.nnz for x in heads))
-            yield Launch(part, _slots([(batch, 0, n)], frame.k, start))
+            yield Launch(part, _slots([(batch, 0, n)], frame.k, start), begins=True)
         else:
             same = together.setdefault((given.pattern.for_batch(batch), start), [])
             same.append((batch, *found))
     for (one, start), rows_ in together.items():
         shape = (m, n, h, g, d, kind, start)
-        mine = cached(one, *shape) if plan is None else _checked(plan, one, shape)
+        mine = None if plan is None else _checked(plan, one, shape)
+        if mine is None or (not few and mine.parts[0].kernel == "decode"):
+            mine = cached(one, *shape)
+        slots, begun = _slots(rows_, np.arange(n), start), set[int]()
         for part in mine.parts:
-            yield Launch(part, _slots(rows_, np.arange(n), start))
+            yield Launch(part, slots, begins=part.heads[0] not in begun)
+            begun.update(part.heads)
 
 
 def _run(frame: Frame) -> tuple[int, int] | None:
@@ -154,12 +193,30 @@ def _checked(plan: Plan, pattern: Pattern, shape: tuple[Any, ...]) -> Plan:
     for name, want in zip(names, (*shape, pattern), strict=True):
         if (got := getattr(plan, name)) != want:
             raise ValueError(f"plan must be for {name} {want!r}, got one for {got!r}")
+    validate(plan)
     return plan
 
 
-def _bytes(given: Problem, kind: np.dtype[Any], parts: list[Launch]) -> int:
-    """Layouts, results, and inputs that have to be converted."""
-    b, h, m, _ = given.q.shape
-    results = b * h * m * (given.v.shape[-1] * (kind.itemsize + given.q.itemsize) + kind.itemsize)
+def _on_amx(part: Part, half: Any) -> bool:
+    return half is not None and part.kernel == "tiles" and amx.suits(part.layout)
+
+
+def _bytes(given: Problem, kind: np.dtype[Any], parts: list[Launch], half: Any) -> int:
+    """Layouts, results, inputs that have to be converted, and keys that are copied."""
+    b, h, m, d = given.q.shape
+    g, e = given.v.shape[1], given.v.shape[-1]
+    results = b * h * m * (e * (kind.itemsize + given.q.itemsize) + kind.itemsize)
     inputs = sum(x.size for x in (given.q, given.k, given.v) if x.dtype != kind) * kind.itemsize
-    return int(results + inputs + sum({id(p.part): p.part.nbytes for p in parts}.values()))
+    near = max((_room(p, g) for p in parts), default=0) * (d + e) * kind.itemsize
+    tiles = [amx.nbytes(given, p.part.layout, p.slots) for p in parts if _on_amx(p.part, half)]
+    near = max([near, *tiles])
+    if any(p.part.kernel == "decode" for p in parts):
+        near = decode.nbytes(b, h, m, given.k.shape[2], e, kind.itemsize)
+    return int(results + inputs + near + sum({id(p.part): p.part.nbytes for p in parts}.values()))
+
+
+def _room(launch: Launch, kv_heads: int) -> int:
+    """How many keys a part copies before it runs."""
+    if launch.part.kernel != "tiles":
+        return 0
+    return len(launch.slots.batch) * kv_heads * copies.room(launch.part.layout)

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from ._jit import kernel
+from ._jit import inner
 
 LANES = 8
 
@@ -17,13 +17,13 @@ def lanes_of(bits: int) -> int:
     return LANES
 
 
-@kernel
+@inner
 def width(array):
     """The number of lanes of a panel."""
     return LANES
 
 
-@kernel
+@inner
 def claim(counters, worker):
     """The next task of this worker: each takes every so many-th, without an atomic counter."""
     task = counters[worker]
@@ -31,7 +31,7 @@ def claim(counters, worker):
     return task
 
 
-@kernel
+@inner
 def product(c, a, at, row, rows, b, bo, k):
     """C = A B: A has `rows` rows of k > 0 numbers, `row` apart from a[at] on; C and B panels."""
     for r in range(rows):
@@ -43,7 +43,7 @@ def product(c, a, at, row, rows, b, bo, k):
                 c[r * LANES + lane] += x * b[bo + i * LANES + lane]
 
 
-@kernel
+@inner
 def add_product(c, co, a, at, row, columns, b, k, shrink, so):
     """C = shrink * C + A^T B: A has k rows of `columns` numbers; `shrink` one for each lane."""
     for r in range(columns):
@@ -55,7 +55,7 @@ def add_product(c, co, a, at, row, columns, b, k, shrink, so):
                 c[co + r * LANES + lane] += x * b[i * LANES + lane]
 
 
-@kernel
+@inner
 def softmax(s, so, rows, m, l, r, at):  # noqa: E741
     """One step of an online softmax, as `simd.softmax`."""
     lowest = -125.0 if s.itemsize == 4 else -1021.0
@@ -76,14 +76,50 @@ def softmax(s, so, rows, m, l, r, at):  # noqa: E741
         l[at + lane] = total
 
 
-@kernel
+@inner
 def softcap(s, so, rows, cap):
     """Replace s by cap * tanh(s / (2 log2(e))) on a panel."""
     for i in range(so, so + rows * LANES):
         s[i] = cap * math.tanh(s[i] * (0.5 * math.log(2)))
 
 
-@kernel
+@inner
+def slopes(s, so, rows, t):
+    """The slope of `softcap`, as `simd.slopes`."""
+    for i in range(rows * LANES):
+        u = 2 ** -abs(s[so + i])
+        t[i] = 4 * u / ((1 + u) * (1 + u))
+
+
+@inner
+def weights_by_lane(s, so, rows, g, go, lse, mean, at):
+    """Scores become weights, g their gradients: each lane has its lse and mean."""
+    for r in range(rows):
+        for lane in range(LANES):
+            i = r * LANES + lane
+            _weigh(s, so + i, g, go + i, lse[at + lane], mean[at + lane])
+
+
+@inner
+def weights_by_row(s, so, rows, g, go, lse, mean, at):
+    """As `weights_by_lane`, but each row has its lse and mean."""
+    for r in range(rows):
+        for lane in range(LANES):
+            i = r * LANES + lane
+            _weigh(s, so + i, g, go + i, lse[at + r], mean[at + r])
+
+
+@inner
+def _weigh(s, i, g, j, lse, mean):
+    lowest = -125.0 if s.itemsize == 4 else -1021.0
+    if s[i] == -np.inf:
+        s[i] = g[j] = 0
+    else:
+        s[i] = 0 if s[i] - lse < lowest else 2 ** (s[i] - lse)
+        g[j] = s[i] * (g[j] - mean)
+
+
+@inner
 def select(s, so, rows, allowed, at):
     """-inf where `allowed`, a panel of bytes, is 0."""
     for i in range(rows * LANES):

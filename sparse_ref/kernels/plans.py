@@ -12,35 +12,37 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
-from sparse_ref._arrays import Ints, integer
-from sparse_ref.layouts import Blocks, to_blocks
-from sparse_ref.layouts.csr import frame_csr
+from sparse_ref._arrays import integer
 from sparse_ref.patterns import Pattern
 from sparse_ref.patterns.dense import frame_of
 from sparse_ref.patterns.pattern import checked
 
-from . import rows, tiles
+from . import decode, lists
+from .choices import Shape, Way, choose
+from .orders import BLOCK
 from .vectors import lanes_of
 
-BLOCK = 64
-# Time of a pair in a listed block (3.4 ns) over that of a listed pair of a row (34 ns), measured on
-# dense, window and random patterns (n 4096, d 64, AVX2): below this fill rows are faster.
-TILE_OVER_ROW = 0.1
-DENSEST = 2**26  # entries of distinct tiles a plan may hold: past it, rows
 KEPT = 32  # plans that `cached` keeps
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some query heads, the kernel that computes them, and why that one."""
+    """Some pairs of some query heads, the kernel that computes them, and why that one.
 
-    kernel: str  # "tiles" or "rows"
+    The parts of a head have no pair in common, and run one after another.
+    """
+
+    kernel: str  # "tiles", "rows" or "decode"
     heads: tuple[int, ...]
     reason: str
     layout: Any
     pairs: int  # allowed pairs of one batch row, all heads
+
+    @property
+    def covers_rows(self) -> bool:
+        """Whether every query has a place in it, seen keys or not."""
+        return not len(getattr(self.layout, "queries", ()))
 
     @property
     def nbytes(self) -> int:
@@ -49,12 +51,14 @@ class Part:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan:
-    """How `attention` computes a pattern: for each head a kernel and its layout.
+    """How `attention` computes a pattern: for each head one part or several, and their layouts.
+
+    A part says what the cost model predicts of the ways not taken, as multiples of its own time.
 
     >>> from sparse_ref import Causal
     >>> plan(Causal(), 128, 128, heads=2, kv_heads=1, head_dim=64, dtype="float32")
     <Plan 128 x 128, heads 2:
-      heads 0-1: tiles (fill 0.67, at least 0.1; 3 blocks of 64 x 64)>
+      heads 0-1: tiles (in order, 3 blocks of 64 x 64, 8256 pairs; rows ...x)>
     """
 
     pattern: Pattern
@@ -113,12 +117,32 @@ def plan(
     h, g = integer("heads", heads, 1), integer("kv_heads", kv_heads, 1)
     d = integer("head_dim", head_dim, 1)
     start = n - m if q_start is None else integer("q_start", q_start, None)
-    kind = working(dtype)
+    shape = m, n, h, g, d, working(dtype), start
+    if not decode.suits(m, n):
+        return many(pattern, *shape)
+    every = [[pattern.at(head) for head in range(h)]]
+    layout = lists.layout(every, [frame_of(pattern, m, n, start)], g)
+    return Plan(pattern, m, n, start, h, g, d, shape[5], (decode_part(layout, m),))
+
+
+def many(pattern: Pattern, *shape: Any) -> Plan:
+    """The plan of (m, n, heads, kv_heads, head_dim, dtype, q_start), whatever m is."""
+    m, n, h, g, d, kind, start = shape
     same: OrderedDict[Pattern, list[int]] = OrderedDict()
     for head in range(h):
         same.setdefault(pattern.at(head), []).append(head)
-    chosen = [_part(one, m, n, start, tuple(of), kind) for one, of in same.items()]
-    return Plan(pattern, m, n, start, h, g, d, kind, tuple(chosen))
+    lanes = lanes_of(8 * kind.itemsize)
+    parts: list[Part] = []
+    for one, of in same.items():
+        parts += _parts(one, Shape(m, n, start, tuple(of), d, kind.itemsize, lanes))
+    return Plan(pattern, m, n, start, h, g, d, kind, tuple(parts))
+
+
+def decode_part(layout: Any, m: int) -> Part:
+    """The one part of few queries: all heads, the keys split into chunks."""
+    (rows, heads), number = layout.list_of.shape, lists.pairs(layout, m)
+    words = f"at most {decode.MOST} queries, at least {lists.CHUNK} keys; {number} pairs"
+    return Part("decode", tuple(range(heads)), words, layout, number // rows)
 
 
 def working(*dtypes: Any) -> np.dtype[Any]:
@@ -131,14 +155,13 @@ _lock = Lock()
 
 
 def cached(pattern: Pattern, *shape: Any) -> Plan:
-    """`plan` for (m, n, heads, kv_heads, head_dim, dtype, q_start); the last few are kept."""
+    """`many` for (m, n, heads, kv_heads, head_dim, dtype, q_start); the last few are kept."""
     key = pattern, *shape
     with _lock:
         if key in _plans:
             _plans.move_to_end(key)
             return _plans[key]
-    m, n, h, g, d, kind, start = shape
-    new = plan(pattern, m, n, heads=h, kv_heads=g, head_dim=d, dtype=kind, q_start=start)
+    new = many(pattern, *shape)
     with _lock:
         _plans[key] = new
         while len(_plans) > KEPT:
@@ -146,72 +169,28 @@ def cached(pattern: Pattern, *shape: Any) -> Plan:
     return new
 
 
-def _part(
-    one: Pattern, m: int, n: int, start: int, heads: tuple[int, ...], kind: np.dtype[Any]
-) -> Part:
-    """Tiles where blocks are filled well enough, else rows."""
-    if one.explicit:  # a list of pairs may touch many blocks, each with a tile of its own
-        csr = frame_csr(one, frame_of(one, m, n, start))
-        row = np.repeat(np.arange(m) // BLOCK, np.diff(csr.indptr))
-        code = row * (-(-n // BLOCK)) + csr.indices // BLOCK
-        blocks = len(np.unique(code))
-        if csr.nnz < TILE_OVER_ROW * blocks * BLOCK**2 or blocks * BLOCK**2 > DENSEST:
-            return _by_rows(csr, heads, csr.nnz / max(blocks * BLOCK**2, 1))
-    blocks_ = to_blocks(one, m, n, block_size=BLOCK, q_start=start)
-    if blocks_.fill < TILE_OVER_ROW and blocks_.nnz:
-        return _by_rows(frame_csr(one, frame_of(one, m, n, start)), heads, blocks_.fill)
-    reason = (
-        f"fill {blocks_.fill:.2f}, at least {TILE_OVER_ROW}; "
-        f"{len(blocks_.indices)} blocks of {BLOCK} x {BLOCK}"
-    )
-    layout = tile_layout(blocks_, heads, lanes_of(8 * kind.itemsize))
-    return Part("tiles", heads, reason, layout, blocks_.nnz * len(heads))
+def _parts(one: Pattern, shape: Shape) -> list[Part]:
+    """The parts of the heads that share a head-free pattern."""
+    parts: list[Part] = []
+    for way in choose(one, shape):
+        layout, pairs = way.make()
+        if pairs or not parts:
+            words = _reason(way, layout, pairs)
+            parts.append(Part(way.kernel, shape.heads, words, layout, pairs * len(shape.heads)))
+    return parts
 
 
-def _by_rows(csr: sparse.csr_array[Any], heads: tuple[int, ...], fill: float) -> Part:
-    reason = f"fill {fill:.2f}, below {TILE_OVER_ROW}; {csr.nnz} pairs"
-    return Part(
-        "rows", heads, reason, row_layout([csr], heads, [0] * len(heads)), csr.nnz * len(heads)
-    )
+def _reason(way: Way, layout: Any, pairs: int) -> str:
+    """What was chosen, and how long everything else would take, as predicted."""
+    size = f"{pairs} pairs"
+    if way.kernel == "tiles":
+        size = f"{way.order}, {len(layout.indices)} blocks of {BLOCK} x {BLOCK}, {size}"
+    longer = (f"{name} {_times(other)}" for name, other in way.others)
+    return "; ".join([size, *longer])
 
 
-def tile_layout(blocks: Blocks, heads: tuple[int, ...], lanes: int) -> tiles.Layout:
-    """The blocks of one pattern, with queries in the lanes of its tiles."""
-    masks = blocks.tile_masks.reshape(-1, BLOCK // lanes, lanes, BLOCK).swapaxes(2, 3)
-    panels = np.asarray(masks.any(axis=3)).swapaxes(1, 2)
-    first = panels.argmax(axis=1)
-    last = BLOCK - panels[:, ::-1].argmax(axis=1)
-    last = np.where(panels.any(axis=1), last, first)
-    return tiles.Layout(
-        blocks.indptr,
-        blocks.indices,
-        blocks.tile_ids,
-        np.array(blocks.block_size),
-        np.ascontiguousarray(masks).ravel(),
-        np.stack([first, last], axis=2).astype(np.int64),
-        np.asarray((masks > 1).any(axis=(1, 2, 3))),
-        np.array(heads, dtype=np.int64),
-        np.zeros(len(heads), dtype=np.int64),
-        np.log2(np.maximum(np.arange(256), 1)),
-    )
-
-
-def row_layout(
-    several: list[sparse.csr_array[Any]], heads: tuple[int, ...], layout_of: list[int]
-) -> rows.Layout:
-    """CSR arrays, one after another, as the row kernel reads them."""
-    starts = np.cumsum([0, *(csr.nnz for csr in several)])
-    indptr: Ints = np.stack(
-        [csr.indptr.astype(np.int64) + s for csr, s in zip(several, starts, strict=False)]
-    )
-    return rows.Layout(
-        indptr,
-        np.concatenate([csr.indices for csr in several]).astype(np.int32),
-        np.concatenate([csr.data for csr in several]).astype(np.int32),
-        np.array(heads, dtype=np.int64),
-        np.array(layout_of, dtype=np.int64),
-        int(np.diff(indptr, axis=1).max(initial=0)),
-    )
+def _times(longer: float) -> str:
+    return f"{longer:.1f}x" if np.isfinite(longer) else "given up"
 
 
 def _ranges(heads: tuple[int, ...]) -> str:

@@ -1,7 +1,8 @@
 """Attention over the listed keys of each query: the row kernel, for patterns without blocks.
 
 One worker owns a row and takes its keys in ascending order; only keys that are listed are read,
-so a NaN elsewhere needs no care. The softmax runs over a row's scores folded into panels.
+so a NaN elsewhere needs no care. The softmax runs over a row's scores folded into panels. A part
+that does not begin goes on from the (out, lse) of the parts before it.
 """
 
 # mypy: allow-untyped-defs, allow-untyped-calls
@@ -12,10 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from sparse_ref._arrays import Ints
 
-from ._jit import kernel
+from ._jit import inner, kernel
 from .arguments import LOG2E, added
 from .vectors import claim, softcap, softmax, width
 
@@ -34,6 +36,24 @@ class Layout(NamedTuple):
     longest: int  # the most keys a row has
 
 
+def row_layout(
+    several: list[sparse.csr_array[Any]], heads: tuple[int, ...], layout_of: list[int]
+) -> Layout:
+    """CSR arrays, one after another, as the row kernel reads them."""
+    starts = np.cumsum([0, *(csr.nnz for csr in several)])
+    indptr: Ints = np.stack(
+        [csr.indptr.astype(np.int64) + s for csr, s in zip(several, starts, strict=False)]
+    )
+    return Layout(
+        indptr,
+        np.concatenate([csr.indices for csr in several]).astype(np.int32),
+        np.concatenate([csr.data for csr in several]).astype(np.int32),
+        np.array(heads, dtype=np.int64),
+        np.array(layout_of, dtype=np.int64),
+        int(np.diff(indptr, axis=1).max(initial=0)),
+    )
+
+
 class Scratch(NamedTuple):
     """What one worker needs for a row."""
 
@@ -47,7 +67,7 @@ class Scratch(NamedTuple):
 
 
 @kernel
-def attend(worker, counters, x, layout, how, slots):
+def attend(worker, counters, x, layout, how, slots, begins):
     """Compute rows until none is left."""
     m, d, e, w = x.sizes[2], x.sizes[4], x.sizes[5], width(x.q)
     heads, parts, kind = len(layout.heads), (m + TASK - 1) // TASK, x.out.dtype
@@ -62,11 +82,11 @@ def attend(worker, counters, x, layout, how, slots):
             break
         at, which, part = task // (heads * parts), task // parts % heads, task % parts
         for i in range(part * TASK, min((part + 1) * TASK, m)):
-            one_row(x, layout, how, slots, work, at, which, i)
+            one_row(x, layout, how, slots, work, at, which, i, begins)
 
 
-@kernel
-def one_row(x, layout, how, slots, work, at, which, i):
+@inner
+def one_row(x, layout, how, slots, work, at, which, i, begins):
     """One query of one head."""
     head, batch, one = layout.heads[which], slots.batch[at], x.out.dtype.type(1)
     group = head // (x.sizes[0] // x.sizes[1])
@@ -77,10 +97,15 @@ def one_row(x, layout, how, slots, work, at, which, i):
     for c in range(len(q)):
         q[c] = query[c] * factor
     seen = load_scores(x, layout, how, slots, work, at, which, i)
-    peak, total = weigh(how, work, head, seen)
+    if seen == 0 and not begins:
+        return
+    before = x.out.dtype.type(how.sinks[head] if begins else x.lse[batch, head, i] * LOG2E)
+    peak, shrink, total = weigh(work, before, seen)
     out, acc, s, keys, v = x.out, work.acc, work.s, work.keys, x.v
-    row = x.v_strides[2]
-    acc[:] = 0
+    row, most = x.v_strides[2], np.finfo(x.out.dtype).max
+    for c in range(len(acc)):
+        so_far = x.out.dtype.type(0) if begins else out[batch, head, i, c]
+        acc[c] = so_far * shrink if abs(so_far) <= most else so_far
     for j in range(seen):
         gather(acc, s[j], v, v_at + keys[j] * row)
     share = total if total == 0 else one / total
@@ -89,7 +114,7 @@ def one_row(x, layout, how, slots, work, at, which, i):
     x.lse[batch, head, i] = (peak + np.log2(total)) * LN2
 
 
-@kernel
+@inner
 def load_scores(x, layout, how, slots, work, at, which, i):
     """The keys that are seen and their scores, in units of log 2; how many there are."""
     head, batch, w = layout.heads[which], slots.batch[at], width(x.q)
@@ -122,16 +147,16 @@ def load_scores(x, layout, how, slots, work, at, which, i):
     return seen
 
 
-@kernel
-def weigh(how, work, head, seen):
-    """Scores become weights; the row's maximum and the sum of its weights."""
-    w, s = len(work.m), work.s
-    peak = work.s.dtype.type(how.sinks[head])
+@inner
+def weigh(work, before, seen):
+    """Scores become weights; the row's maximum, the weight of `before`, the sum of all weights."""
+    w, s, peak = len(work.m), work.s, before
     for j in range(seen):
         peak = s[j] if s[j] > peak else peak  # noqa: FURB136 - not NaN
-    total = work.s.dtype.type(0)
-    if how.sinks[head] != -np.inf:
-        total += 2 ** (work.s.dtype.type(how.sinks[head]) - peak)
+    shrink = work.s.dtype.type(0)
+    if before != -np.inf:
+        shrink = 2 ** (before - peak)
+    total = shrink
     if seen:
         rows = (seen + 2 * w - 1) // (2 * w) * 2  # softmax takes an even number
         work.s[seen : rows * w] = -np.inf
@@ -139,10 +164,10 @@ def weigh(how, work, head, seen):
         softmax(work.s, 0, rows, work.m, work.l, work.shrink, 0)
         for lane in range(w):
             total += work.l[lane]
-    return peak, total
+    return peak, shrink, total
 
 
-@kernel
+@inner
 def dot(q, k, at):
     """The product of q and the key that is `len(q)` entries from `at` on."""
     total, key = q.dtype.type(0), k[at : at + len(q)]
@@ -151,7 +176,7 @@ def dot(q, k, at):
     return total
 
 
-@kernel
+@inner
 def gather(acc, weight, v, at):
     """Add weight * v to acc, v being `len(acc)` entries from `at` on."""
     value = v[at : at + len(acc)]

@@ -3,9 +3,6 @@
 Everything works on panels: rows of `width` numbers, one lane for each query. The intrinsics take
 flat arrays with offsets, and read the element type from them. `plain` has the same functions as
 loops; what both must do is tested in one place.
-
-A register tile of ROWS x VECTORS sums, fed by one broadcast a row, fills the registers of the
-machine: 6 x 2 of 16 with AVX2, 8 x 2 of 32 with AVX-512.
 """
 
 # mypy: allow-untyped-defs, allow-untyped-calls
@@ -18,69 +15,10 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
-from ._jit import kernel
 from .lanes import BYTES, LONG, VECTORS, Lanes, Loop, pointer
 
-ROWS = 8 if BYTES == 64 else 6
-DEPTH = 2  # steps of a register tile between two jumps
 UNROLL = 2  # rows of a panel that `softmax` takes together
 I = types.intp  # noqa: E741 - in signatures, as short as it is frequent
-
-
-def register_tile(rows: int, *, add: bool) -> Any:
-    """`rows` rows of C = A B, or of C = shrink * C + A^T B, held in registers.
-
-    C and B are panels. Number i of row r of A is a[ao + r * step + i], transposed
-    a[ao + r + i * step]; `shrink` has a number for each lane.
-    """
-
-    @intrinsic
-    def tile(
-        typing: Any, c: Any, co: Any, a: Any, ao: Any, step: Any, b: Any, bo: Any, k: Any,
-        shrink: Any, so: Any,
-    ) -> Any:  # fmt: skip
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            lanes = Lanes(builder, c.dtype)
-            kinds = signature.args
-            to, left, right, factor = (
-                pointer(context, builder, kinds[i], args[i], args[i + 1]) for i in (0, 2, 5, 8)
-            )
-            apart, count = args[4], args[7]
-            columns = [n * lanes.count for n in range(VECTORS)]
-            cells = [(r, n) for r in range(rows) for n in columns]
-            sums = [lanes.all(0.0)] * len(cells)
-            if add:
-                shrinks = {n: lanes.load(factor, n) for n in columns}
-                sums = [
-                    builder.fmul(lanes.load(to, r * lanes.row + n), shrinks[n]) for r, n in cells
-                ]
-            whole = builder.and_(count, LONG(-DEPTH))
-            for start, stop, depth in ((LONG(0), whole, DEPTH), (whole, count, 1)):
-                loop = Loop(builder, start, stop, depth, sums)
-                here = builder.gep(left, [builder.mul(loop.i, apart) if add else loop.i])
-                there = builder.gep(right, [builder.mul(loop.i, LONG(lanes.row))])
-                sums = list(loop.carried)
-                for i in range(depth):
-                    vectors = {n: lanes.load(there, i * lanes.row + n) for n in columns}
-                    along, across = (
-                        (builder.mul(apart, LONG(i)), LONG(1)) if add else (LONG(i), apart)
-                    )
-                    place = builder.gep(here, [along])
-                    for r in range(rows):
-                        offset = builder.mul(LONG(r), across)
-                        one = lanes.splat(builder.load(builder.gep(place, [offset])))
-                        for n in range(VECTORS):
-                            cell = r * VECTORS + n
-                            vector = vectors[columns[n]]
-                            sums[cell] = lanes.call("fma", one, vector, sums[cell])
-                sums = loop.end(sums)
-            for (r, n), total in zip(cells, sums, strict=True):
-                lanes.store(total, to, r * lanes.row + n)
-            return context.get_dummy_value()
-
-        return types.void(c, I, a, I, I, b, I, I, shrink, I), codegen
-
-    return tile
 
 
 @intrinsic
@@ -162,6 +100,77 @@ def softcap(typing: Any, s: Any, so: Any, rows: Any, cap: Any) -> Any:
 
 
 @intrinsic
+def slopes(typing: Any, s: Any, so: Any, rows: Any, t: Any) -> Any:
+    """Write the slope of `softcap` to t: 1 - tanh(s / (2 log2(e)))^2.
+
+    It is 4 u / (1 + u)^2 with u = exp2(-|s|): nothing cancels.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        lanes = Lanes(builder, s.dtype)
+        panel = pointer(context, builder, signature.args[0], args[0], args[1])
+        to = pointer(context, builder, signature.args[3], args[3], LONG(0))
+        loop = Loop(builder, LONG(0), args[2], 1, [])
+        row = builder.mul(loop.i, LONG(lanes.row))
+        here, there = builder.gep(panel, [row]), builder.gep(to, [row])
+        for n in range(0, lanes.row, lanes.count):
+            size = lanes.call("fabs", lanes.load(here, n))
+            u = lanes.exp2(builder.fsub(lanes.all(-0.0), size))
+            below = builder.fadd(lanes.all(1.0), u)
+            above = builder.fmul(lanes.all(4.0), u)
+            lanes.store(builder.fdiv(above, builder.fmul(below, below)), there, n)
+        loop.end([])
+        return context.get_dummy_value()
+
+    return types.void(s, I, I, t), codegen
+
+
+def weights(*, by_lane: bool) -> Any:
+    """The step that turns scores into weights and their gradients, lse and mean by lane or row."""
+
+    @intrinsic
+    def step(
+        typing: Any, s: Any, so: Any, rows: Any, g: Any, go: Any, lse: Any, mean: Any, at: Any
+    ) -> Any:
+        """P = s <- exp2(s - lse) and g <- P (g - mean), both 0 where s is -inf."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            lanes = Lanes(builder, s.dtype)
+            kinds = signature.args
+            panel, slope, logs, means = (
+                pointer(context, builder, kinds[i], args[i], args[o])
+                for i, o in ((0, 1), (3, 4), (5, 7), (6, 7))
+            )
+            columns = [n * lanes.count for n in range(VECTORS)]
+            if by_lane:
+                less = {n: (lanes.load(logs, n), lanes.load(means, n)) for n in columns}
+            loop = Loop(builder, LONG(0), args[2], 1, [])
+            row = builder.mul(loop.i, LONG(lanes.row))
+            here, there = builder.gep(panel, [row]), builder.gep(slope, [row])
+            if not by_lane:
+                log, average = (
+                    lanes.splat(builder.load(builder.gep(x, [loop.i]))) for x in (logs, means)
+                )
+                less = dict.fromkeys(columns, (log, average))
+            for n in columns:
+                score, nothing = lanes.load(here, n), lanes.all(0.0)
+                seen = builder.fcmp_unordered("!=", score, lanes.all(-math.inf))
+                weight = lanes.exp2(builder.fsub(score, less[n][0]))
+                change = builder.fmul(weight, builder.fsub(lanes.load(there, n), less[n][1]))
+                lanes.store(builder.select(seen, weight, nothing), here, n)
+                lanes.store(builder.select(seen, change, nothing), there, n)
+            loop.end([])
+            return context.get_dummy_value()
+
+        return types.void(s, I, I, g, I, lse, mean, I), codegen
+
+    return step
+
+
+weights_by_lane, weights_by_row = weights(by_lane=True), weights(by_lane=False)
+
+
+@intrinsic
 def select(typing: Any, s: Any, so: Any, rows: Any, allowed: Any, at: Any) -> Any:
     """-inf where `allowed`, a panel of bytes, is 0."""
 
@@ -170,15 +179,19 @@ def select(typing: Any, s: Any, so: Any, rows: Any, allowed: Any, at: Any) -> An
         panel = pointer(context, builder, signature.args[0], args[0], args[1])
         flags = pointer(context, builder, signature.args[3], args[3], args[4])
         some = ir.VectorType(ir.IntType(8), lanes.count)
+        # A pointer that LLVM cannot know to be the same: it would make the choice a masked store,
+        # which AMD's machines do in microcode, ten times slower.
+        kind = ir.FunctionType(panel.type, [panel.type])
+        target = builder.asm(kind, "", "=r,0", [panel], side_effect=False)
         loop = Loop(builder, LONG(0), args[2], 1, [])
         row = builder.mul(loop.i, LONG(lanes.row))
-        here, there = builder.gep(panel, [row]), builder.gep(flags, [row])
+        here, there, to = (builder.gep(x, [row]) for x in (panel, flags, target))
         for n in range(0, lanes.row, lanes.count):
             address = builder.bitcast(builder.gep(there, [LONG(n)]), some.as_pointer())
             times = builder.load(address, align=1)
             seen = builder.icmp_unsigned("!=", times, ir.Constant(some, [0] * lanes.count))
             score = builder.select(seen, lanes.load(here, n), lanes.all(-math.inf))
-            lanes.store(score, here, n)
+            lanes.store(score, to, n)
         loop.end([])
         return context.get_dummy_value()
 
@@ -209,41 +222,3 @@ def claim(typing: Any, counters: Any, worker: Any) -> Any:
         return builder.atomic_rmw("add", first, LONG(1), "monotonic")
 
     return I(counters, I), codegen
-
-
-set_rows, set_4, set_2, set_1 = (register_tile(rows, add=False) for rows in (ROWS, 4, 2, 1))
-add_rows, add_4, add_2, add_1 = (register_tile(rows, add=True) for rows in (ROWS, 4, 2, 1))
-
-
-@kernel
-def product(c, a, at, row, rows, b, bo, k):
-    """C = A B: A has `rows` rows of k > 0 numbers, `row` apart from a[at] on; C and B panels."""
-    w, r = width(c), 0  # type: ignore[call-arg,var-annotated]
-    while rows - r >= ROWS:
-        set_rows(c, r * w, a, at + r * row, row, b, bo, k, c, 0)
-        r += ROWS
-    if rows - r >= 4:
-        set_4(c, r * w, a, at + r * row, row, b, bo, k, c, 0)
-        r += 4
-    if rows - r >= 2:
-        set_2(c, r * w, a, at + r * row, row, b, bo, k, c, 0)
-        r += 2
-    if rows - r >= 1:
-        set_1(c, r * w, a, at + r * row, row, b, bo, k, c, 0)
-
-
-@kernel
-def add_product(c, co, a, at, row, columns, b, k, shrink, so):
-    """C = shrink * C + A^T B: A has k rows of `columns` numbers; `shrink` one for each lane."""
-    w, r = width(c), 0  # type: ignore[call-arg,var-annotated]
-    while columns - r >= ROWS:
-        add_rows(c, co + r * w, a, at + r, row, b, 0, k, shrink, so)
-        r += ROWS
-    if columns - r >= 4:
-        add_4(c, co + r * w, a, at + r, row, b, 0, k, shrink, so)
-        r += 4
-    if columns - r >= 2:
-        add_2(c, co + r * w, a, at + r, row, b, 0, k, shrink, so)
-        r += 2
-    if columns - r >= 1:
-        add_1(c, co + r * w, a, at + r, row, b, 0, k, shrink, so)

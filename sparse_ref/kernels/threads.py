@@ -1,14 +1,14 @@
 """Workers on plain Python threads.
 
 Kernels release the GIL and claim their tasks from a shared counter, so no Numba threading layer is
-needed: any number of Python threads may call, a forked child too, and Ctrl-C stops every worker at
-its next task.
+needed: any number of Python threads may call, and a forked child too. The caller only waits, so
+that Ctrl-C reaches it, and stops every worker at its next task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numba
@@ -18,6 +18,8 @@ from ._jit import settings
 
 SMALL = 2e6  # multiply-adds that are done before another thread has started
 STOP = 2**62  # no task has this number
+
+_compiled: set[Any] = set()
 
 
 def available() -> int:
@@ -31,15 +33,32 @@ def available() -> int:
 
 def run(kernel: Callable[..., Any], *args: Any, work: float) -> None:
     """Call kernel(worker, counters, *args) on every worker; `work` is in multiply-adds."""
-    count = available() if work > SMALL else 1
-    counters = np.arange(count)
-    if count == 1:
-        kernel(0, counters, *args)
+    if work <= SMALL:
+        kernel(0, np.zeros(1, dtype=np.int64), *args)
         return
+    count = available()
+    if (key := (kernel, *_types(args))) not in _compiled:  # here, where Ctrl-C interrupts it
+        kernel(0, np.full(1, STOP), *args)
+        _compiled.add(key)
+    counters = np.arange(count)
+    running: list[Future[Any]] = []
     with ThreadPoolExecutor(count, "sparse_ref") as pool:
-        running = [pool.submit(kernel, worker, counters, *args) for worker in range(count)]
         try:
+            for worker in range(count):  # one by one: the first may be at work when Ctrl-C comes
+                running += [pool.submit(kernel, worker, counters, *args)]
             for one in running:
                 one.result()
         finally:
-            counters[:] = STOP  # nothing is left, or somebody gave up
+            while True:  # nothing is left, or somebody gave up
+                counters[:] = STOP
+                if not wait(running, timeout=0.05).not_done:
+                    break
+
+
+def _types(args: Any) -> Iterator[Any]:
+    """What a kernel is compiled for, roughly."""
+    for x in args:
+        if isinstance(x, tuple):
+            yield from _types(x)
+        elif isinstance(x, np.ndarray):
+            yield x.dtype.char

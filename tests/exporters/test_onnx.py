@@ -194,7 +194,7 @@ def test_nothing_to_attend_from_or_to(way, size):
 
 def test_lists_that_end_before_the_queries_do_are_an_error():
     size = Sizes(1, 2, 1, 33, 33, 3, 4)
-    with pytest.raises(Exception, match="Reshape"):
+    with pytest.raises(Exception, match="Gather"):
         by_runtime(model(WINDOW, size), draw(size._replace(m=70)))
 
 

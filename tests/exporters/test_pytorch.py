@@ -15,6 +15,7 @@ from exporters.pytorch import (  # noqa: E402
     SparseAttention,
     SparseTransformer,
     module_to_onnx,
+    op,
     sparse_attention,
 )
 from exporters.pytorch.op import spelled, unspelled  # noqa: E402
@@ -24,6 +25,7 @@ PATTERNS = {
     "window": LOCAL,
     "strided": STRIDED,
     "rows without keys": sr.Causal() & sr.Keys([2, 3]),
+    "keys that count twice": sr.Multi([LOCAL, sr.Causal() & sr.Keys([0])]),
     "heads differ": sr.PerHead([LOCAL, STRIDED - sr.Keys([0]), sr.Full()]),
 }
 # heads, key heads, queries, keys, head size, value size
@@ -77,6 +79,44 @@ def test_gradients_match_finite_differences():
 def test_the_operator_obeys_the_dispatchers_contract():
     q, k, v = drawn(4, 2, 3, 5, 3, 2, torch.float64)
     torch.library.opcheck(torch.ops.sparse_ref.attention.default, (q, k, v, spelled(LOCAL), 0.5))
+    rest = 2.0, torch.zeros(4, requires_grad=True), *(torch.tensor([1, 2]) for _ in range(3))
+    torch.library.opcheck(
+        torch.ops.sparse_ref.attention.default, (q, k, v, spelled(LOCAL), 0.5, *rest)
+    )
+
+
+@pytest.mark.parametrize("dense", [True, False], ids=["dense", "kernels"])
+@pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
+def test_padding_caches_softcap_and_sinks_are_the_oracles(pattern, dense, monkeypatch):
+    """Each batch row has its own first query, first key and number of keys."""
+    if not dense:
+        pytest.importorskip("numba", reason="numba is not installed")
+        monkeypatch.setattr(op, "DENSE", 0)
+    q, k, v = drawn(6, 2, 5, 11, 3, 4, torch.float64)
+    sinks = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    starts, firsts, lengths = torch.tensor([[4, -1], [0, 3], [11, 7]])
+    out = sparse_attention(
+        q, k, v, pattern, softcap=2.0, sink_logits=sinks, q_start=starts, key_start=firsts,
+        key_length=lengths,
+    )  # fmt: skip
+    dout = torch.randn_like(out)
+    out.backward(dout)
+
+    slots = np.arange(11)
+    kept = slots < lengths.numpy()[:, None]
+    options = {
+        "softcap": 2.0,
+        "sink_logits": sinks.detach().numpy(),
+        "q_start": starts.numpy(),
+        "kv_positions": np.where(kept, slots + firsts.numpy()[:, None], -1),
+    }
+    arrays = [x.detach().numpy() for x in (q, k, v)]
+    want = sr.attention(*arrays, pattern, **options).out
+    np.testing.assert_allclose(out.detach().numpy(), want, rtol=1e-12, atol=1e-13)
+    grads = sr.attention_vjp(*arrays, pattern, dout.numpy(), **options)
+    for leaf, name in zip((q, k, v, sinks), ("dq", "dk", "dv", "dsink_logits"), strict=True):
+        expected = getattr(grads, name)
+        np.testing.assert_allclose(leaf.grad.numpy(), expected, rtol=1e-11, atol=1e-12)
 
 
 def test_patterns_travel_as_text():
@@ -84,10 +124,9 @@ def test_patterns_travel_as_text():
         assert unspelled(spelled(pattern)) == pattern
 
 
-def test_patterns_that_differ_by_batch_row_or_count_keys_are_refused():
-    for pattern in (sr.Multi([LOCAL, STRIDED]), sr.PerBatch([LOCAL, STRIDED])):
-        with pytest.raises(ValueError, match="pattern must be one set of keys for every batch row"):
-            SparseAttention(6, 2, pattern)
+def test_patterns_that_differ_by_batch_row_are_refused():
+    with pytest.raises(ValueError, match="pattern must be the same for every batch row"):
+        SparseAttention(6, 2, sr.PerBatch([LOCAL, STRIDED]))
     with pytest.raises(TypeError, match="pattern must be a Pattern, got str"):
         SparseAttention(6, 2, "causal")
 

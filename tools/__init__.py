@@ -1,0 +1,1 @@
+"""What developers run: the gate (`check.py`) and the benchmark (`bench.py`)."""
