@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .calls import TYPES, add_function, as_typed, implementation, takes_pattern
+from .calls import TYPES, add_function, as_typed, implementation
 from .command import OK, UNSUPPORTED, WRONG, Refusal, declare, to_json
 
 if TYPE_CHECKING:
@@ -48,9 +48,6 @@ END = """\
 exit status: 0 if nothing is wrong, 1 if something is, 2 if the command or the function cannot be
 used, 3 if all that was asked is unsupported
 """
-
-
-_takes_pattern = takes_pattern  # by this name `xray` asks for it
 
 
 def add_to(commands: Any) -> None:

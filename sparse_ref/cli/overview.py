@@ -32,6 +32,7 @@ END = """\
 next:
   sparse-ref show 'conventions.hf(4)' 'conventions.attention_gym(4)'   two libraries' window of 4
   sparse-ref check MODULE:FUNCTION --quick                             your own kernel
+  sparse-ref xray MODEL.onnx                                           what a file really computes
   sparse-ref patterns                                                  all patterns and recipes
   sparse-ref doctor                                                    what runs on this machine
   sparse-ref --help                                                    everything else"""
