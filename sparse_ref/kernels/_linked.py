@@ -16,9 +16,6 @@ from numba.core.compiler import Compiler
 class Linked(JITCodeLibrary):
     """Code of one function and what it calls, for other libraries; there is no machine code."""
 
-    def _optimize_functions(self, ll_module):
-        ll_module.data_layout = self._codegen._data_layout
-
     def _optimize_final_module(self):
         """Left to the library that this is linked into."""
 
