@@ -70,3 +70,8 @@ def owner(function: Callable[..., Any], **options: Any) -> Any:
     """A function that only kernels call, and that makes arrays or returns them."""
     options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return _njit(pipeline_class=Inner, **OPTIONS, **options)(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """A part of several kernels that is copied into each, for where a call costs too much."""
+    return _njit(inline="always", **OPTIONS)(function)

@@ -21,12 +21,12 @@ from sparse_ref._arrays import Ints
 from ._jit import kernel
 from .amx_tiles import BYTES, DEPTH, ROWS, BFloat16, Float16, multiply, pairs
 from .arguments import Slots, Tensors
-from .copies import gather, hide, who
+from .copies import gather, who
 from .not_finite import poison
 from .scratch import scratch, scratch_size
 from .tile_layouts import Layout, query_of
-from .tiles import add, add_counts, load_queries, store
-from .vectors import claim, product, select, softcap, softmax, width
+from .tiles import load_queries, settle, store
+from .vectors import claim, product, softmax, width
 
 SUBNORMAL, POISONED = 1, 2  # states of a block: its K, its V, or both
 
@@ -146,9 +146,7 @@ def pair_queries(packed, work, half, d):
 
 
 @kernel
-def key_block(  # noqa: PLR0912 - as in `tiles`
-    x, layout, how, slots, packed, work, half, exact, at, head, first, entry
-):
+def key_block(x, layout, how, slots, packed, work, half, exact, at, head, first, entry):
     """Take one block of keys into account; whether it has a value that is not finite."""
     d, e, group = x.sizes[4], x.sizes[5], head // (x.sizes[0] // x.sizes[1])
     bk, w, column = layout.block[1], width(x.q), layout.indices[entry]
@@ -178,19 +176,7 @@ def key_block(  # noqa: PLR0912 - as in `tiles`
         else:
             product(work.s, work.k, low * d, d, seen, work.q, panel * d * w, d)
         scale(work.s, seen * w, packed.factor)
-        if how.softcap > 0:
-            softcap(work.s, 0, seen, x.out.dtype.type(how.softcap))
-        if len(how.bias) or len(how.slopes):
-            add(x, layout, how, slots, work, at, head, first + panel * w, j0, low, seen)
-        if tile:
-            mask = ((tile * (len(work.m) // w) + panel) * bk + low) * w
-            select(work.s, 0, seen, layout.masks, mask)
-            if layout.counted[tile]:
-                add_counts(layout, work, mask, seen * w)
-        if len(layout.keys):
-            hide(work, low, seen)
-        if seen % 2:
-            work.s[seen * w : (seen + 1) * w] = -np.inf
+        settle(x, layout, how, slots, work, at, head, first, panel, tile, j0, low, seen)
         if poisoned:
             poison(work, work.v, low * e, e, seen, panel, e)
         softmax(work.s, 0, seen + seen % 2, work.m, work.l, work.shrink, panel * w)

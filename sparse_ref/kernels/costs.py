@@ -17,16 +17,16 @@ from .tile_layouts import Layout
 
 # Nanoseconds in float32 on a 2-core AMD EPYC (AVX2), n 1,024 and 4,096, head sizes 32 to 128.
 CONSTANTS = {
-    "product": 0.0283,  # a multiply-add of a tile
-    "weight": 0.161,  # a pair of a tile: softmax
-    "mask": 1.25,  # a pair of a tile that reads its mask
-    "panel": 62.7,  # a panel of queries against a block of keys
-    "block": 312.0,  # a block of queries against a block of keys
-    "gather": 1.07,  # an entry of a key or value that is copied to its block
-    "query": 1.6,  # an entry of a query or result that is turned into lanes or back
-    "listed product": 0.117,  # a multiply-add of a listed pair
-    "listed": 8.21,  # a listed pair
-    "row": 731.0,  # a row of listed pairs
+    "product": 0.021,  # a multiply-add of a tile
+    "weight": 0.515,  # a pair of a tile: softmax
+    "mask": 0.629,  # a pair of a tile that reads its mask
+    "panel": 29.1,  # a panel of queries against a block of keys
+    "block": 202.0,  # a block of queries against a block of keys
+    "gather": 0.606,  # an entry of a key or value that is copied to its block
+    "query": 0.796,  # an entry of a query or result that is turned into lanes or back
+    "listed product": 0.0644,  # a multiply-add of a listed pair
+    "listed": 7.98,  # a listed pair
+    "row": 229.0,  # a row of listed pairs
 }
 WIDE = {"product", "weight", "mask", "listed product"}  # take twice as long in float64
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._jit import inner, kernel
+from ._jit import inlined, inner, kernel
 from .arguments import LOG2E, added
 from .copies import gather, hide, who
 from .not_finite import all_finite, poison
@@ -122,9 +122,7 @@ def turn(panels, rows, count, size):
 
 
 @inner
-def key_block(  # noqa: PLR0912 - a call for every panel costs a tenth of the time
-    x, layout, how, slots, finite, copies, work, at, head, first, entry
-):
+def key_block(x, layout, how, slots, finite, copies, work, at, head, first, entry):
     """Take one block of keys into account; whether it has a value that is not finite."""
     d, e, group = x.sizes[4], x.sizes[5], head // (x.sizes[0] // x.sizes[1])
     bk, w = layout.block[1], width(x.q)
@@ -156,19 +154,7 @@ def key_block(  # noqa: PLR0912 - a call for every panel costs a tenth of the ti
         if seen <= 0:
             continue
         product(work.s, k, k_at + low * k_row, k_row, seen, work.q, panel * d * w, d)
-        if how.softcap > 0:
-            softcap(work.s, 0, seen, x.out.dtype.type(how.softcap))
-        if len(how.bias) or len(how.slopes):
-            add(x, layout, how, slots, work, at, head, first + panel * w, j0, low, seen)
-        if tile:
-            mask = ((tile * (len(work.m) // w) + panel) * bk + low) * w
-            select(work.s, 0, seen, layout.masks, mask)
-            if layout.counted[tile]:
-                add_counts(layout, work, mask, seen * w)
-        if len(layout.keys):
-            hide(work, low, seen)
-        if seen % 2:
-            work.s[seen * w : (seen + 1) * w] = -np.inf
+        settle(x, layout, how, slots, work, at, head, first, panel, tile, j0, low, seen)
         to, height, values, at_v, row = panel * e * w, seen + seen % 2, v, v_at + low * v_row, v_row
         if state == 2:
             poison(work, v, at_v, v_row, seen, panel, e)
@@ -176,6 +162,25 @@ def key_block(  # noqa: PLR0912 - a call for every panel costs a tenth of the ti
         softmax(work.s, 0, height, work.m, work.l, work.shrink, panel * w)
         add_product(work.acc, to, values, at_v, row, e, work.s, seen, work.shrink, panel * w)
     return state == 2
+
+
+@inlined
+def settle(x, layout, how, slots, work, at, head, first, panel, tile, j0, low, seen):
+    """Make scores of a panel's products: softcap, bias, who is seen; an even number of rows."""
+    w, bk = width(work.s), layout.block[1]
+    if how.softcap > 0:
+        softcap(work.s, 0, seen, x.out.dtype.type(how.softcap))
+    if len(how.bias) or len(how.slopes):
+        add(x, layout, how, slots, work, at, head, first + panel * w, j0, low, seen)
+    if tile:
+        mask = ((tile * (len(work.m) // w) + panel) * bk + low) * w
+        select(work.s, 0, seen, layout.masks, mask)
+        if layout.counted[tile]:
+            add_counts(layout, work, mask, seen * w)
+    if len(layout.keys):
+        hide(work, low, seen)
+    if seen % 2:
+        work.s[seen * w : (seen + 1) * w] = -np.inf
 
 
 @inner
