@@ -77,6 +77,8 @@ class Candidate:
         else:
             asked = Asked(Full() if pattern is None else pattern, b, h, m, n, attributes)
             more = SPELLINGS[self.spell](asked)
+            if self.spell == "flex":
+                more["block_mask"] = _block_mask(self._sent(more.pop("mask")))
         if self.layout == "thd":
             more |= _packed(b, m, n)
         given = [self._sent(self._laid(x)) for x in (q, k, v)]
@@ -125,6 +127,18 @@ class Candidate:
         if self.arrays == "dlpack" and not isinstance(x, np.ndarray):
             return np.from_dlpack(x)
         return np.asarray(x)
+
+
+def _block_mask(mask: Any) -> Any:
+    """What FlexAttention takes, from a dense mask (1 or b, h, m, n) of torch's."""
+    from torch.nn.attention.flex_attention import create_block_mask  # noqa: PLC0415
+
+    b, h, m, n = mask.shape
+
+    def seen(batch: Any, head: Any, query: Any, key: Any) -> Any:
+        return mask[batch if b > 1 else 0, head, query, key]
+
+    return create_block_mask(seen, b if b > 1 else None, h, m, n, device=str(mask.device))
 
 
 def _packed(b: int, m: int, n: int) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Diagnosis:
 def diagnoses_of(failures: Sequence[Result], passes: Sequence[Result] = ()) -> list[Diagnosis]:
     """Known mistakes that give these wrong answers and spoil no right one, the likeliest first.
 
-    A mistake that explains fewer than half of the wrong answers is left out.
+    A mistake that leaves more than one wrong answer in twenty unexplained is not named.
     """
     answered = spread([r for r in failures if r.answer is not None], FIRST + MORE)
     right = spread([r for r in passes if r.answer is not None], PASSED)
@@ -62,7 +62,7 @@ def diagnoses_of(failures: Sequence[Result], passes: Sequence[Result] = ()) -> l
         all_ = first + [_agreement(mistake, r) for r in answered[FIRST:]]
         explained = [x for x in all_ if x is not None]
         spoilt = sum(not _harmless(mistake, r) for r in right)
-        if 2 * len(explained) >= len(all_) and not spoilt:
+        if 20 * len(explained) >= 19 * len(all_) and not spoilt:
             agrees = tuple(x is not None for x in all_)
             found.append((len(explained), max(explained), mistake, agrees))
     found.sort(key=lambda x: (-x[0], x[2] in ROUNDING))

@@ -130,7 +130,7 @@ def ort_gqa(asked: Asked) -> dict[str, Any]:
 
 
 def flex(asked: Asked) -> dict[str, Any]:
-    """FlexAttention of torch: the mask as a dense table that a mask_mod reads."""
+    """FlexAttention of torch: a block_mask, which `Candidate` makes of the dense mask."""
     return {"mask": asked.mask(), "enable_gqa": True, **asked.rest(scale="scale")}
 
 

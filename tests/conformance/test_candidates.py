@@ -1,0 +1,92 @@
+"""Real kernels through their own arguments: what is said is asked, and the verdict is true."""
+
+import numpy as np
+import pytest
+
+import sparse_ref as sr
+from tests.test_bounds import F32
+
+SOME = sr.cases(quick=True, dtypes=("float32",), only=["/b1h6g2-13x13-", "/b2h6g2-7x19-"])
+
+
+def verdicts(report):
+    """Verdicts by the name of the pattern, and of the options."""
+    found = {}
+    for result in report.results:
+        name = "+".join([result.case.name, *result.case.options])
+        found.setdefault(name, set()).add(report.verdict(result))
+    return found
+
+
+@pytest.mark.witness
+def test_torch_sdpa_is_right_but_for_what_is_masked_and_not_finite():
+    torch = pytest.importorskip("torch")
+    fn = sr.Candidate(
+        torch.nn.functional.scaled_dot_product_attention, arrays="torch", spell="sdpa"
+    )
+    report = sr.check(fn, SOME)
+    found = verdicts(report)
+
+    assert report.ok, str(report)
+    assert report.counts["ACCEPTABLE"] > 0
+    assert found["window"] == found["per-head"] == found["causal+scale"] == {"PASS"}
+    assert found["multiset"] == found["causal+softcap"] == {"UNSUPPORTED"}
+
+
+@pytest.mark.witness
+def test_flex_attention_takes_the_mask_as_a_block_mask():
+    flex = pytest.importorskip("torch.nn.attention.flex_attention")
+    fn = sr.Candidate(flex.flex_attention, arrays="torch", spell="flex")
+    some = [case for case in SOME if case.name in ("window", "per-head", "documents")]
+    report = sr.check(fn, some)
+
+    assert set(report.counts) <= {"PASS", "UNSUPPORTED"}, str(report)
+    assert report.counts["PASS"] >= 6
+
+
+@pytest.mark.witness
+def test_jax_gives_the_mean_of_v_to_a_query_that_sees_nothing():
+    jax = pytest.importorskip("jax")
+    fn = sr.Candidate(jax.nn.dot_product_attention, layout="bshd", arrays="jax", spell="jax_nn")
+    square = [sr.conformance.Sizes(1, 6, 2, 13, 13, 5, 5)]  # it wants values of the keys' size
+    options = {"dtypes": ("float32",), "options": False, "sizes": square}
+    right = sr.check(fn, sr.cases(only=["window/", "documents/", "full/"], **options))
+    empty = sr.check(fn, sr.cases(only="strictly-causal/", **options))
+
+    assert set(right.counts) == {"PASS"}, str(right)
+    assert "empty-mean" in empty.diagnoses[0].ids, str(empty)
+
+
+def test_packed_sequences_are_one_after_another():
+    def varlen(q, k, v, *, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal,
+               window_size):  # fmt: skip
+        left, right = (None if side < 0 else side for side in window_size)
+        outs = []
+        for i in range(len(cu_seqlens_q) - 1):
+            mine, theirs = (slice(c[i], c[i + 1]) for c in (cu_seqlens_q, cu_seqlens_k))
+            one = (q[mine], k[theirs], v[theirs])
+            assert (len(one[0]), len(one[1])) == (max_seqlen_q, max_seqlen_k)
+            heads_first = (x.swapaxes(0, 1) for x in one)
+            outs.append(sr.attention(*heads_first, sr.SlidingWindow(left, right)).out)
+        return np.concatenate([out.swapaxes(0, 1) for out in outs]).astype(F32)
+
+    fn = sr.Candidate(varlen, layout="thd", spell="flash_attn")
+    names = ("window", "causal", "band")
+    report = sr.check(fn, [case for case in SOME if case.name in names and not case.options])
+    assert set(report.counts) == {"PASS"}, str(report)
+    assert report.counts["PASS"] >= 12
+
+
+def test_a_spelling_refuses_what_it_cannot_say():
+    def kernel(q, k, v, **said):
+        raise AssertionError("must not be asked")
+
+    fn = sr.Candidate(kernel, spell="flash_attn")
+    report = sr.check(fn, [case for case in SOME if case.name in ("strided", "multiset")])
+    assert set(report.counts) == {"UNSUPPORTED"}
+
+
+@pytest.mark.parametrize("name", ["layout", "arrays", "spell"])
+def test_unknown_words_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be one of .*, got 'nobody'"):
+        sr.Candidate(print, **{name: "nobody"})
