@@ -81,7 +81,7 @@ def attention_vjp(
                 dbias += np.bincount(flat, dscore.data, dbias.size).reshape(dbias.shape)
             if dsink is not None and np.isfinite(head.sink):
                 dsink[head.head] += np.sum(np.exp(head.sink - lse) * (up_lse - mean))
-            ddot = _through_softcap(head, pairs, dscore)
+            ddot = through_softcap(head, pairs, dscore)
             dv[group] += probabilities.T @ up
             dq[(*at, pairs.rows)] = ddot @ head.k
             dk[group] += ddot.T @ head.q[pairs.rows]
@@ -97,19 +97,19 @@ def _score_gradient(
     dp = np.einsum("te,te->t", up[row], head.v[probabilities.indices])
     mean = np.bincount(row, probabilities.data * dp, len(up)).astype(np.float64)
     data = probabilities.data * (dp - mean[row] + up_lse[row])
-    return _like(probabilities, data), mean
+    return like(probabilities, data), mean
 
 
-def _through_softcap(
+def through_softcap(
     head: Head, pairs: Pairs, dscore: sparse.csr_array[Any]
 ) -> sparse.csr_array[Any]:
     """The gradient of q.k, through softcap and scale."""
     if head.problem.softcap is None:
-        return _like(dscore, dscore.data * head.problem.scale)
+        return like(dscore, dscore.data * head.problem.scale)
     row = np.repeat(np.arange(dscore.shape[0]), np.diff(dscore.indptr))
     dots = np.einsum("td,td->t", head.q[pairs.rows][row], head.k[dscore.indices])
     slope = 1 - np.tanh(head.problem.scale * dots / head.problem.softcap) ** 2
-    return _like(dscore, dscore.data * slope * head.problem.scale)
+    return like(dscore, dscore.data * slope * head.problem.scale)
 
 
 def seen_pairs(pairs: Pairs, seen: sparse.csr_array[Any]) -> Pairs:
@@ -119,5 +119,5 @@ def seen_pairs(pairs: Pairs, seen: sparse.csr_array[Any]) -> Pairs:
     return Pairs(pairs.rows, indptr, row, key, seen.data)
 
 
-def _like(csr: sparse.csr_array[Any], data: Floats) -> sparse.csr_array[Any]:
+def like(csr: sparse.csr_array[Any], data: Floats) -> sparse.csr_array[Any]:
     return sparse.csr_array((data, csr.indices, csr.indptr), shape=csr.shape)

@@ -19,6 +19,7 @@ from ._arrays import Floats, Ints
 from .layouts.csr import frame_csr
 from .patterns import Frame, Pattern
 from .relative_bias import RelativeBias
+from .selection import Selection
 
 Csr = sparse.csr_array
 CHUNK = 2**18  # allowed pairs looked at together: memory is this many rows of q and k
@@ -146,9 +147,12 @@ class Problem:
     def head(self, batch: int, head: int) -> Head:
         """One query head; heads and rows that see the same keys share their CSR array."""
         frame, pattern = self.frames[batch], self.pattern
-        if not isinstance(pattern, Pattern):
+        if isinstance(pattern, Selection):
+            one = pattern.pattern(head, batch=batch, q_start=int(frame.q[0]) if len(frame.q) else 0)
+        elif isinstance(pattern, Pattern):
+            one = pattern.for_batch(batch).at(head)
+        else:
             return Head(self, batch, head, frame, pattern.row_csr(frame, batch, head))
-        one = pattern.for_batch(batch).at(head)
         key = one, frame.q.tobytes()[:8], frame.k.tobytes()
         if key not in self._csr:
             self._csr[key] = frame_csr(one, frame)

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arrays import Floats, Ints, array, floats, integers
+from ._arrays import Floats, array, floats
 from .heads import Problem
-from .patterns import Frame, Pattern
-from .patterns.dense import frame_of
+from .patterns import Pattern
+from .patterns.frames import frames_of
 from .patterns.pattern import checked
 from .relative_bias import RelativeBias
+from .selection import Selection
 
 
 def problem(
@@ -51,7 +52,9 @@ def problem(
     b = math.prod(lead)
     if isinstance(pattern, Pattern) and pattern.batches not in (None, b):
         raise ValueError(f"pattern must be for a batch of {b}, got one for {pattern.batches}")
-    if not isinstance(pattern, Pattern) and not hasattr(pattern, "row_csr"):
+    if isinstance(pattern, Selection):
+        pattern = pattern.fit(b, h, g, m)
+    elif not hasattr(pattern, "row_csr"):
         checked(pattern)
     flat = [x.reshape(b, *x.shape[-3:]) for x in arrays]
     return Problem(
@@ -65,7 +68,13 @@ def problem(
         bias=_bias(bias, (*lead, h, m, n)),
         alibi_slopes=_per_head("alibi_slopes", alibi_slopes, h),
         sink_logits=_per_head("sink_logits", sink_logits, h),
-        frames=_frames(pattern, lead, m, n, kv_lengths, kv_positions, q_start),
+        frames=frames_of(
+            pattern.visible if isinstance(pattern, Selection) else pattern,
+            (*lead, m, n),
+            q_start,
+            kv_positions=kv_positions,
+            kv_lengths=kv_lengths,
+        ),
     )
 
 
@@ -75,59 +84,6 @@ def cotangent(name: str, value: object, given: Problem, shape: tuple[int, ...]) 
     if got.shape != wanted:
         raise ValueError(f"{name} must have shape {wanted}, got {got.shape}")
     return got.reshape(given.q.shape[0], *shape)
-
-
-def _frames(
-    pattern: object,
-    lead: tuple[int, ...],
-    m: int,
-    n: int,
-    kv_lengths: object,
-    kv_positions: object,
-    q_start: object,
-) -> list[Frame]:
-    """Positions of queries and key slots for every batch row."""
-    if kv_lengths is not None and m < n and q_start is None:
-        raise ValueError(
-            "q_start is needed with kv_lengths when m < n: kv_lengths - m for a cache, "
-            "n - m for right padding"
-        )
-    starts = _rows("q_start", n - m if q_start is None else q_start, lead)
-    slots = np.broadcast_to(_positions(kv_positions, lead, n), (*lead, n))
-    slots = slots.reshape(math.prod(lead), n)
-    if kv_lengths is not None:
-        lengths = _rows("kv_lengths", kv_lengths, lead)
-        if lengths.size and (lengths.min() < 0 or lengths.max() > n):
-            wrong = lengths[(lengths < 0) | (lengths > n)][0]
-            raise ValueError(f"kv_lengths must be in [0, {n}], got {wrong}")
-        slots = np.where(np.arange(n) < lengths[:, None], slots, -1)
-
-    def frame(start: int, row: Ints) -> Frame:
-        if isinstance(pattern, Pattern):
-            return frame_of(pattern, m, n, start, row)
-        return Frame(np.arange(start, start + m), row)
-
-    return [frame(int(s), row) for s, row in zip(starts, slots, strict=True)]
-
-
-def _positions(kv_positions: object, lead: tuple[int, ...], n: int) -> Ints:
-    if kv_positions is None:
-        return np.arange(n)
-    got = integers("kv_positions", kv_positions, ndim=tuple(range(1, len(lead) + 2)))
-    return _broadcast("kv_positions", got, (*lead, n))
-
-
-def _rows(name: str, value: object, lead: tuple[int, ...]) -> Ints:
-    """One integer for every batch row."""
-    got = integers(name, value, ndim=tuple(range(len(lead) + 1)))
-    return _broadcast(name, got, lead).reshape(-1)
-
-
-def _broadcast(name: str, got: Ints, shape: tuple[int, ...]) -> Ints:
-    try:
-        return np.broadcast_to(got, shape)
-    except ValueError:
-        raise ValueError(f"{name} must broadcast to {shape}, got {got.shape}") from None
 
 
 def _number(name: str, value: object, *, positive: bool = False) -> float:

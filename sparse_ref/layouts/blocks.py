@@ -12,8 +12,8 @@ from sparse_ref._arrays import Bools, Ints, integer
 from sparse_ref.patterns import Pattern
 from sparse_ref.patterns.dense import frame_of, one_row
 from sparse_ref.patterns.explicit import block_pair
-from sparse_ref.patterns.pattern import checked
 
+from .csr import Lowerable, settled
 from .tiling import Store, Tiles, tile
 
 
@@ -120,7 +120,7 @@ class Blocks:
 
 
 def to_blocks(
-    pattern: Pattern,
+    pattern: Pattern | Lowerable,
     q_len: int,
     kv_len: int,
     *,
@@ -133,7 +133,7 @@ def to_blocks(
 
     Parameters
     ----------
-    pattern : Pattern
+    pattern : Pattern or Selection
     q_len, kv_len : int >= 0
     block_size : int or (int, int)
         Queries and keys of a block; any size, lengths need not divide.
@@ -142,14 +142,15 @@ def to_blocks(
     q_start : int, optional
         Absolute position of the first query; default kv_len - q_len.
     batch : int
-        The batch row, for a `PerBatch`.
+        The batch row, for a `PerBatch` or a `Selection`.
 
     >>> from sparse_ref import Causal, SlidingWindow
     >>> to_blocks(Causal() & SlidingWindow(511, 0), 65_536, 65_536)
     <Blocks 65536 x 65536 in 64 x 64: heads 1, layouts 1, blocks 9180 (7140 full), distinct tiles 2>
     """
-    frame = frame_of(checked(pattern), q_len, kv_len, q_start)
     block, heads = block_pair(block_size), integer("heads", heads, 1)
+    pattern = settled(pattern, q_len, kv_len, q_start, batch, heads)
+    frame = frame_of(pattern, q_len, kv_len, q_start)
     row = one_row(pattern, batch)
     distinct: dict[Pattern, int] = {}
     head_layout = [distinct.setdefault(row.at(h), len(distinct)) for h in range(heads)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import sparse
@@ -14,7 +14,7 @@ from sparse_ref.patterns.pattern import checked
 
 
 def to_csr(
-    pattern: Pattern,
+    pattern: Pattern | Lowerable,
     q_len: int,
     kv_len: int,
     *,
@@ -26,14 +26,14 @@ def to_csr(
 
     Parameters
     ----------
-    pattern : Pattern
+    pattern : Pattern or Selection
     q_len, kv_len : int >= 0
     head : int
         Which head; head h has the pattern of h % pattern.heads.
     q_start : int, optional
         Absolute position of the first query; default kv_len - q_len.
     batch : int
-        The batch row, for a `PerBatch`.
+        The batch row, for a `PerBatch` or a `Selection`.
 
     Returns
     -------
@@ -44,8 +44,31 @@ def to_csr(
     >>> to_csr(Causal(), 2, 3).indices
     array([0, 1, 0, 1, 2], dtype=int32)
     """
-    frame = frame_of(checked(pattern), q_len, kv_len, q_start)
+    pattern = settled(pattern, q_len, kv_len, q_start, batch, None)
+    frame = frame_of(pattern, q_len, kv_len, q_start)
     return frame_csr(one_row(pattern, batch).at(integer("head", head)), frame)
+
+
+class Lowerable(Protocol):
+    """What is a pattern only once lengths and batch row are known (a content-based selection)."""
+
+    def lowered(
+        self, q_len: int, kv_len: int, *, q_start: int | None, batch: int, heads: int | None
+    ) -> Pattern: ...
+
+
+def settled(
+    pattern: Pattern | Lowerable,
+    q_len: int,
+    kv_len: int,
+    q_start: int | None,
+    batch: int,
+    heads: int | None,
+) -> Pattern:
+    """The pattern itself, or what it becomes for these lengths."""
+    if not isinstance(pattern, Pattern) and hasattr(pattern, "lowered"):
+        return pattern.lowered(q_len, kv_len, q_start=q_start, batch=batch, heads=heads)
+    return checked(pattern)
 
 
 def frame_csr(pattern: Pattern, frame: Frame) -> sparse.csr_array[Any]:
