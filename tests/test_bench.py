@@ -182,11 +182,23 @@ def test_an_exponent_is_the_slope_in_logarithms():
     assert bench_limits._exponent(points, "ms") == pytest.approx(1.5)
 
 
+def test_the_limit_is_the_products_alone_at_the_machine_s_rate():
+    row = only(race(target=3.0, tokens=33), Settings(runs=2))
+
+    assert row["limit_ms"] == pytest.approx(row["pairs"] * 2 * 128 / 100e6, rel=1e-3)
+    assert row["limit_ratio"] == pytest.approx(
+        row["peers"]["oracle"]["ms"] / row["limit_ms"], abs=0.01
+    )
+    one = only(race(queries=1))
+    assert one["limit_ms"] == pytest.approx(2 * 2 * 33 * 64 * 4 / 10e6, rel=1e-3)
+
+
 ROW = {
     "what": "window", "ours": {"ms": 10.0}, "plan_ms": 1.234, "target": 3.5, "met": True,
     "peers": {"Flex": {"ms": 40.0, "how": "block 64"}, "SDPA": {"ms": 25.0, "how": ""}},
     "against": "Flex", "ratio": 4.0, "best": "SDPA", "best_ratio": 2.5,
     "gflops": 50.0, "sgemm_share": 0.5, "share_target": 0.65, "share_met": False,
+    "limit_ms": 12.5, "limit_ratio": 3.2,
 }  # fmt: skip
 
 
@@ -196,11 +208,12 @@ def test_the_table():
 
     assert bench_report.markdown(bench_report.RACE, lines) == (
         "| case | ours ms | peer | ms | ratio | target | best peer | ms | ratio"
-        " | GFLOP/s or GB/s | share | plan ms |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+        " | GFLOP/s or GB/s | share | limit | plan ms |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
         "| window | 10 | Flex (block 64) | 40 | 4.00x | 3.50x met | SDPA | 25 | 2.50x"
-        " | 50 GFLOP/s | 50% of sgemm, asked 65% MISSED | 1.23 |\n"
-        "| a \\| b | failed |  |  |  |  |  |  |  |  |  |  |\n"
+        " | 50 GFLOP/s | 50% of sgemm, asked 65% MISSED | 12.5 ms = 3.20x, below the target"
+        " | 1.23 |\n"
+        "| a \\| b | failed |  |  |  |  |  |  |  |  |  |  |  |\n"
     )
     assert bench_report.limit_cells(limit) == ["memory", "6.5 MiB", "40 met"]
 
@@ -281,6 +294,37 @@ def test_the_command_runs_everything_and_writes_json(tool, capsys):
     assert "| good | 2 s |  |\n" in printed
     assert [line.split("  ")[0] for line in progress.splitlines()] == [
         "[1/3] first", "[2/3] second", "[3/3] limit",
+    ]  # fmt: skip
+
+
+def test_the_best_peer_is_named_even_if_the_target_is_about_it():
+    alone = ROW | {"peers": {"Flex": ROW["peers"]["Flex"]}, "best": "Flex", "best_ratio": 4.0}
+
+    assert bench_report.race_cells(alone)[6:9] == ["Flex (block 64)", "40", "4.00x"]
+
+
+def test_a_run_that_is_stopped_keeps_what_it_has_measured(tool, capsys, tmp_path):
+    def stop(task):
+        assert json.loads((tmp_path / "bench.json").read_text())["races"][0]["case"] == "first"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tool(first=race(), second=race(ours=stop), third=race())
+    printed = capsys.readouterr().out
+    report = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
+
+    jsonschema.validate(report, SCHEMA)
+    assert [row["case"] for row in report["races"]] == ["first"]
+    assert printed.count("| a tiny case | ") == 1
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_tables_follow_one_another(tool, capsys):
+    tool(first=race(), second=race())
+    lines = capsys.readouterr().out.splitlines()[3:]
+
+    assert [line.split("|")[1].strip() if line else "" for line in lines if "left" not in line] == [
+        "case", "---", "a tiny case", "a tiny case", "", "case", "---", "good", "",
     ]  # fmt: skip
 
 

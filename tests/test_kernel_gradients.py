@@ -13,7 +13,7 @@ from tests.test_layouts import FAMILIES
 numba = pytest.importorskip("numba")
 kernels = pytest.importorskip("sparse_ref.kernels")
 from sparse_ref.kernels import backward, row_gradients, tile_gradients  # noqa: E402
-from tests.test_kernels import KINDS, LARGE, OPTIONS, force, in_a_process  # noqa: E402
+from tests.test_kernels import KINDS, LARGE, OPTIONS, arithmetic_of, force, in_a_process  # noqa: E402
 
 NAMES = ("dq", "dk", "dv", "dbias", "dsink_logits")
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -131,6 +131,9 @@ PARTS = {
     "strided": sr.Causal() & (sr.SlidingWindow(64, 0) | sr.Strided(64)),
     "heads": sr.PerHead([sr.Strided(64), sr.Causal() & (sr.SlidingWindow(31, 0) | sr.Strided(32))]),
     "permuted": sr.Permuted(sr.SlidingWindow(9, 9), np.random.default_rng(0).permutation(1100)),
+    "listed": sr.from_mask(
+        sr.Permuted(sr.Chunked(80), np.random.default_rng(0).permutation(1100)).mask(1100, 1100)[0]
+    ),
 }
 
 
@@ -207,6 +210,75 @@ def test_one_float64_makes_all_sums_float64():
 
     assert [x.dtype for x in got[:3]] == [np.float32] * 3
     np.testing.assert_allclose(got.dsink_logits, want.dsink_logits, rtol=1e-12)
+
+
+GIVEN = {  # patterns of tiles, rows, gathered parts, several batch rows
+    "causal": (sr.Causal(), {}),
+    "parts": (PARTS["heads"], {"sink_logits": np.arange(4.0), "bias": np.ones((67, 1))}),
+    "lengths": (sr.SlidingWindow(9, 9), {"kv_lengths": np.array([0, 100]), "q_start": 40}),
+    "cap": (LARGE["random"], {"softcap": 0.7, "alibi_slopes": np.ones(4)}),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_forward_pass_that_is_given_changes_no_bit(name, dtype, kind):
+    pattern, options = GIVEN[name]
+    n = 271 if name == "cap" else 131
+    q, k, v, dout, dlse = draw(n=n, dtype=dtype)
+    answer = kernels.attention(q, k, v, pattern, **options)
+    for x in answer:
+        x.flags.writeable = False
+    want = kernels.attention_vjp(q, k, v, pattern, dout, dlse=dlse, **options)
+    got = kernels.attention_vjp(q, k, v, pattern, dout, dlse=dlse, forward=answer, **options)
+
+    for ours, same in zip(got, want, strict=True):
+        np.testing.assert_array_equal(ours, same)
+
+
+def test_a_forward_pass_that_is_given_is_used():
+    q, k, v, dout, _ = draw()
+    out, lse = kernels.attention(q, k, v, sr.Causal())
+    want = kernels.attention_vjp(q, k, v, sr.Causal(), dout)
+    got = kernels.attention_vjp(q, k, v, sr.Causal(), dout, forward=sr.Attention(out, lse + 1))
+
+    np.testing.assert_allclose(got.dv, want.dv / np.e, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
+def test_a_forward_pass_that_was_rounded_keeps_gradients_within_their_bound(name):
+    """D = dout . out of a rounded out; the decode kernel's forward; scores of every size."""
+    dtype = pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else np.dtype(name)
+    pattern = sr.Causal() & sr.SlidingWindow(60, 0)
+    for m, n, size in ((67, 67, 1), (67, 67, 5), (131, 131, 0.01), (3, 4099, 2)):
+        q, k, v, dout, dlse = (size * x for x in draw(m, n, b=1))
+        q, k, v, dout, dlse = (x.astype(dtype) for x in (q, k, v + 3, dout, dlse))
+        options = {"dlse": dlse, "sink_logits": np.arange(4.0)}
+        answer = kernels.attention(q, k, v, pattern, sink_logits=options["sink_logits"])
+        got = kernels.attention_vjp(q, k, v, pattern, dout, forward=answer, **options)
+        want = sr.attention_vjp(q, k, v, pattern, dout, **options)
+        most = sr.error_bound_vjp(
+            q, k, v, pattern, dout, arithmetic=arithmetic_of(name), output=name, **options
+        )
+        for which, ours, exact, limit in zip(NAMES, got, want, most, strict=True):
+            if exact is not None:
+                error = np.abs(ours.astype(np.float64) - exact)
+                assert (error <= limit).all(), (which, m, n, size)
+
+
+def test_a_forward_pass_of_other_arguments_is_refused():
+    q, k, v, dout, _ = draw()
+    out, lse = kernels.attention(q, k, v, sr.Causal())
+    sentence = r"forward.out must be float32 of shape \(2, 4, 67, 11\), as attention .*, got "
+    for wrong in (out[:1], out.astype(np.float64), q):
+        with pytest.raises(ValueError, match=sentence + wrong.dtype.name):
+            kernels.attention_vjp(q, k, v, sr.Causal(), dout, forward=sr.Attention(wrong, lse))
+    with pytest.raises(ValueError, match=r"forward.lse must be float64 of shape \(2, 4, 67\), as"):
+        kernels.attention_vjp(
+            q, k, v, sr.Causal(), dout.astype(np.float64), forward=sr.Attention(out, lse)
+        )
+    with pytest.raises(TypeError, match=r"forward must be an Attention\(out, lse\), got tuple"):
+        kernels.attention_vjp(q, k, v, sr.Causal(), dout, forward=(out, lse))
 
 
 def test_any_memory_layout_and_leading_axes():
@@ -351,7 +423,7 @@ def test_what_does_not_fit_is_refused():
         kernels.attention_vjp(q, k, v, sr.Causal(), dout, dlse=dout)
     with pytest.raises(TypeError, match="dout must hold real floating-point numbers, got int64"):
         kernels.attention_vjp(q, k, v, sr.Causal(), np.ones((2, 4, 67, 11), dtype=np.int64))
-    with pytest.raises(ValueError, match=r"max_bytes must be at least the \d+ needed, got 1000"):
+    with pytest.raises(ValueError, match=r"max_bytes must be more than the \d+ needed, got 1000"):
         kernels.attention_vjp(q, k, v, sr.Causal(), dout, max_bytes=1000)
     kernels.attention_vjp(q, k, v, sr.Causal(), dout, max_bytes=10**6)
 

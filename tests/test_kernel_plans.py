@@ -13,7 +13,7 @@ from tests.test_layouts import FAMILIES
 
 numba = pytest.importorskip("numba")
 kernels = pytest.importorskip("sparse_ref.kernels")
-from sparse_ref.kernels import choices, costs, gathered, plans, threads  # noqa: E402
+from sparse_ref.kernels import choices, costs, gathered, groups, plans, threads, ways  # noqa: E402
 from sparse_ref.kernels.orders import BLOCK, deal  # noqa: E402
 from sparse_ref.kernels.progressions import Progression, periods  # noqa: E402
 from sparse_ref.kernels.splits import disjoint  # noqa: E402
@@ -30,6 +30,14 @@ GROUPED = {
     "permuted": sr.Permuted(sr.SlidingWindow(40, 3), RNG.permutation(336)),
     "listed": sr.Causal() & (sr.SlidingWindow(20, 0) | sr.RandomKeys(5, 0, 336)),
     "multi": sr.Multi([sr.Causal(), sr.SlidingWindow(40, 40), sr.Strided(9, 4)]),
+    "listed-strided": sr.from_mask((sr.Causal() & sr.Strided(16)).mask(336, 336)[0]),
+    "listed-permuted": sr.from_mask(
+        sr.Permuted(sr.SlidingWindow(30, 30), RNG.permutation(336)).mask(336, 336)[0]
+    ),
+    "listed-blocks": sr.Causal() & sr.BlockPattern(RNG.random((48, 48)) < 0.2, 7),
+    "listed-alike": sr.Tokens(
+        np.repeat(RNG.random((6, 336)) < 0.1, [1, 90, 130, 64, 0, 51], axis=0)
+    ),
     "heads": sr.PerHead([sr.Causal() & sr.Strided(13), sr.Xor([0, 1, 2, 64])]),
 }  # fmt: skip
 
@@ -78,7 +86,7 @@ def exact(pattern, m, n, start=None):
     np.testing.assert_array_equal(total, want)
 
 
-@pytest.fixture(params=["cheapest", "apart", "gathered", "dealt"])
+@pytest.fixture(params=["cheapest", "apart", "gathered", "dealt", "alike"])
 def way(request, monkeypatch):
     """Plans as the cost model makes them, and as it would with other constants."""
     plans._plans.clear()
@@ -92,7 +100,7 @@ def force(monkeypatch, way):
     if way == "cheapest":
         return
     by_tiles, by_rows, choose = choices.Choice.by_tiles, choices.Choice.by_rows, choices.choose
-    named = {"apart": "in order", "gathered": "gathered", "dealt": "dealt"}[way]
+    named = {"apart": "in order", "alike": "alike rows"}.get(way, way)
 
     def tiles(self, order, *args):
         found = by_tiles(self, order, *args)
@@ -101,13 +109,13 @@ def force(monkeypatch, way):
     def rows(self, pairs):
         return by_rows(self, pairs)._replace(seconds=1e3)
 
-    def apart(pattern, shape):
+    def apart(pattern, shape, room):
         sets = list(pattern.parts)
         if len(sets) == 1 and shape.q_len and shape.kv_len:
             sets = disjoint(pattern, shape.queries, shape.keys)
         if len(sets) == 1:
-            return choose(pattern, shape)
-        return [way for one in sets for way in apart(one, shape)]
+            return choose(pattern, shape, room)
+        return [way for one in sets for way in apart(one, shape, room)]
 
     monkeypatch.setattr(choices.Choice, "by_tiles", tiles)
     monkeypatch.setattr(choices.Choice, "by_rows", rows)
@@ -268,7 +276,7 @@ def test_progressions_see_through_remainders():
 
 def test_counts_of_an_estimate_are_near_those_of_the_layout():
     choice = choices.Choice(
-        sr.Causal() & sr.Strided(16), choices.Shape(1024, 1024, 0, (0,), 64, 4, 16)
+        sr.Causal() & sr.Strided(16), ways.Shape(1024, 1024, 0, (0,), 64, 4, 16)
     )
     order = deal(np.arange(1024), np.arange(1024), 16)
     found = gathered.gathered(choice.pattern, order, order, np.inf)
@@ -277,6 +285,61 @@ def test_counts_of_an_estimate_are_near_those_of_the_layout():
 
     assert pairs == counted
     assert work == costs.work_of(layout)
+
+
+ALIKE = {
+    "strided": (sr.Strided(16), 1.0),
+    "permuted": (sr.Permuted(sr.SlidingWindow(64, 64), RNG.permutation(1024)), 0.5),
+    "documents": (sr.Permuted(sr.Chunked(50), RNG.permutation(1024)), 0.7),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_listed_rows_that_share_keys_are_put_together(name):
+    """The pairs that tiles compute are not many more than those that are listed."""
+    pattern, fill = ALIKE[name]
+    plan = plan_of(sr.from_mask(pattern.mask(1024, 1024)[0]), 1024, 1024, heads=1)
+    [part] = plan.parts
+
+    assert "tiles (alike rows, " in repr(plan)
+    assert fill * costs.work_of(part.layout).pairs <= part.pairs
+
+
+def test_random_rows_are_left_apart_and_blocks_in_order():
+    assert "rows (" in repr(plan_of(sr.RandomKeys(64, 0, 1024), 1024, 1024))
+    blocks = sr.BlockPattern(np.random.default_rng(0).random((16, 16)) < 0.2, 64)
+    assert "tiles (in order, " in repr(plan_of(blocks, 1024, 1024))
+
+
+def test_bundles_end_where_rows_differ_unless_several_fit():
+    csr = sr.to_csr(GROUPED["listed-alike"], 336, 336)
+    one, two = groups.bundled(csr, 8)
+    for bundles in (one, two):
+        sizes = np.diff(bundles.start)
+        assert sorted(bundles.rows.tolist()) == list(range(336))
+        assert len(sizes) == 7  # 90 and 130 rows fill three, their ends and the others four
+        assert bundles.estimate[0] == costs.work_of(bundles.layout((0,))[0])
+        assert bundles.placed.full.all() == (bundles.estimate[1] == 0)
+
+
+def test_an_estimate_from_some_bundles_is_near_the_whole():
+    csr = sr.to_csr(sr.Permuted(sr.SlidingWindow(64, 64), RNG.permutation(4096)), 4096, 4096)
+    for bundles in groups.bundled(csr, 8):
+        work, _ = bundles.estimate
+        for name, about, exact_ in zip(work._fields, work, bundles.placed.work()[0], strict=True):
+            assert about == pytest.approx(exact_, rel=0.2), name
+
+
+def test_keys_own_their_gradients_in_bundles_of_their_own():
+    pattern = sr.from_mask(ALIKE["permuted"][0].mask(1024, 1024)[0])
+    [part] = plan_of(pattern, 1024, 1024, heads=1).parts
+    by_keys = groups.by_keys(part.layout, 1024)
+    mine = by_keys._replace(queries=by_keys.keys, keys=by_keys.queries)
+    counts = counts_of(plans.Part("tiles", (0,), "", mine, 0), 1024, 1024)
+
+    owned = by_keys.keys[by_keys.keys >= 0]
+    assert len(np.unique(owned)) == len(owned)
+    np.testing.assert_array_equal(counts.T, pattern.mask(1024, 1024)[0])
 
 
 def test_parts_run_without_compiling():

@@ -9,10 +9,16 @@
 
 How to read a row. Every number is the median of alternating runs on the same arrays: float32, 8
 heads of size 64, 4,096 tokens, two threads, where the case says nothing else. `ratio` is the peer's
-time over ours; the first peer is the one that the target is about, the best one follows if it is
-another. Every peer runs in the fastest of its forms, its layout made in advance, as ours is
-(`plan ms` is what that costs, once). GFLOP/s count allowed pairs only, 2 (d + e) each, and are
-compared with NumPy's own sgemm; a single query is compared in GB/s with NumPy's own copy.
+time over ours; the first peer is the one that the target is about, the best one is the fastest of
+all that were run. Every peer runs in the fastest of its forms, its layout made in advance, as ours
+is (`plan ms` is what that costs, once). GFLOP/s count allowed pairs only, 2 (d + e) each, and are
+compared with NumPy's own sgemm; a single query is compared in GB/s with NumPy's own copy. `limit`
+is what the products of the allowed pairs alone would take at sgemm's rate (one query: its bytes at
+the copy's), with no softmax and no overhead, and the ratio that would be: a target above it cannot
+be met on this machine by float32 products.
+
+Rows are printed, and the JSON file written anew, after every case: a run that is stopped keeps what
+it has measured.
 
 Outputs are checked in the same run, against the oracle and `sr.error_bound`, on rows that the JSON
 names. A wrong output of ours, a peer that computes something else, and a FlexAttention that torch
@@ -60,23 +66,34 @@ def main(arguments: list[str] | None = None) -> int:
     runs = options.runs or (5 if options.quick else 15)
     settings = Settings(runs, options.tokens, options.threads, options.quick)
     chosen = options.case or ([] if options.fit else list(cases))
-    report = measured(chosen, settings, fit=options.fit)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    from tools.bench_report import show  # noqa: PLC0415
+    from tools.bench_report import Printer  # noqa: PLC0415
 
-    show(report)
+    printer = Printer()
+
+    def keep(report: Row) -> None:
+        printer.show(report)
+        if options.json:
+            _write(options.json, json.dumps(report, indent=1) + "\n")
+
+    report = measured(chosen, settings, keep, fit=options.fit)
+    printer.finish(report)
     return int(any("error" in row for row in report["races"] + report["limits"]))
 
 
-def measured(names: Iterable[str], settings: Settings, *, fit: bool = False) -> Row:
-    """Everything that a run finds: machine, settings, races, limits, the fitted constants."""
+def measured(
+    names: Iterable[str], settings: Settings, keep: Callable[[Row], None], *, fit: bool = False
+) -> Row:
+    """Everything that a run finds: machine, settings, races, limits, the fitted constants.
+
+    `keep` is given what there is after every case.
+    """
     from tools import measure  # noqa: PLC0415
     from tools.bench_cases import RACES  # noqa: PLC0415
     from tools.bench_limits import LIMITS  # noqa: PLC0415
 
     machine = measure.machine(settings.runs, settings.threads)
     report: Row = {"machine": machine, "settings": vars(settings), "races": [], "limits": []}
+    report["constants"] = None
     for count, name in enumerate(names := list(names), 1):
         print(f"[{count}/{len(names)}] {name}", end="", file=sys.stderr, flush=True)
         start = time.perf_counter()
@@ -88,7 +105,9 @@ def measured(names: Iterable[str], settings: Settings, *, fit: bool = False) -> 
             rows = _rows(name, limit.what, partial(limit.rows, settings))
             report["limits"] += [_unasked(row) for row in rows] if settings.tokens else rows
         print(f"  {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
+        keep(report)  # a run that is stopped has kept all but the case that it was in
     report["constants"] = _fitted() if fit else None
+    keep(report)
     return report
 
 
@@ -109,6 +128,13 @@ def _rows(name: str, what: str, run: Callable[[], Iterable[Row]]) -> list[Row]:
 def _unasked(row: Row) -> Row:
     """Without its target, which is about other lengths."""
     return {key: value for key, value in row.items() if key not in ("at_most", "met")}
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole file or, if this is stopped, the one before."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def _fitted() -> Row:
@@ -138,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
         "no target is asked then",
     )  # fmt: skip
     add("--threads", type=_positive, default=2, metavar="N", help="of every side (default 2)")
-    add("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    add("--json", type=Path, metavar="FILE", help="write everything measured, case by case")
     add("--fit", action="store_true", help="fit the planner's cost model; cases only if named")
     return parser
 

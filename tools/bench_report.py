@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 Row = dict[str, Any]
 RACE = (
     "case", "ours ms", "peer", "ms", "ratio", "target", "best peer", "ms", "ratio",
-    "GFLOP/s or GB/s", "share", "plan ms",
+    "GFLOP/s or GB/s", "share", "limit", "plan ms",
 )  # fmt: skip
 LIMIT = ("case", "measured", "at most")
 
 
 def race_cells(row: Row) -> list[str]:
-    """One line of the first table: the peer of the target, then the fastest if it is another."""
+    """One line of the first table: the peer of the target, then the fastest of all."""
     if "ours" not in row:
-        return [row["what"], "failed" if "error" in row else "left out"] + [""] * 10
+        return [row["what"], "failed" if "error" in row else "left out"] + [""] * 11
     peers, judge, best = row["peers"], row.get("against"), row.get("best")
     cells = [row["what"], _short(row["ours"]["ms"])]
     cells += [_named(judge, peers), _short(peers[judge]["ms"])] if judge else ["", ""]
     cells += [_ratio(row.get("ratio")), _verdict(_ratio(row["target"]), row.get("met"))]
-    if best and best != judge:
+    if best:
         cells += [_named(best, peers), _short(peers[best]["ms"]), _ratio(row["best_ratio"])]
     else:
         cells += [""] * 3
@@ -32,7 +32,19 @@ def race_cells(row: Row) -> list[str]:
         asked = f", asked {row['share_target']:.0%}" if "share_target" in row else ""
         share = f"{row['sgemm_share']:.0%} of sgemm{asked}"
         cells += [f"{row['gflops']:.0f} GFLOP/s", _verdict(share, row.get("share_met"))]
+    cells.append(_limit(row))
     return [*cells, "" if row["plan_ms"] is None else _short(row["plan_ms"])]
+
+
+def _limit(row: Row) -> str:
+    """What nothing but the products would take, and the ratio that would be."""
+    if "limit_ms" not in row:
+        return ""
+    limit, ratio = f"{_short(row['limit_ms'])} ms", row.get("limit_ratio")
+    if ratio is None:
+        return limit
+    below = row["target"] is not None and ratio < row["target"]
+    return f"{limit} = {_ratio(ratio)}{', below the target' if below else ''}"
 
 
 def limit_cells(row: Row) -> list[str]:
@@ -43,28 +55,58 @@ def limit_cells(row: Row) -> list[str]:
     return [row["what"], f"{_short(row['value'])} {row['unit']}".strip(), limit]
 
 
-def show(report: Row) -> None:
-    """Print what was measured, on what, and what was left out."""
-    machine = report["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    print(
-        f"{machine['cpu']} ({', '.join(machine['vectors'])}), {machine['cores']} cores, "
-        f"{machine['threads']} threads; sgemm {machine['sgemm_gflops']} GFLOP/s, "
-        f"copy {machine['copy_gbs']} GB/s; {machine['date']}\n{versions}\n"
+class Printer:
+    """Prints a report as it grows, row by row; on a terminal a coloured table at the end."""
+
+    def __init__(self) -> None:
+        self.printed: dict[str, int] = {}
+        self.last = ""
+
+    def show(self, report: Row) -> None:
+        """Print what is new: the machine first, then rows."""
+        if not self.printed:
+            print(machine(report["machine"]), flush=True)
+        for name, (head, cells) in TABLES.items():
+            rows = report[name][self.printed.get(name, 0) :]
+            self.printed[name] = len(report[name])
+            if rows:
+                lines = markdown(head, [cells(row) for row in rows]).splitlines()
+                if self.last != name and self.last:
+                    print()
+                print("\n".join(lines[2 if self.last == name else 0 :]), flush=True)
+                self.last = name
+
+    def finish(self, report: Row) -> None:
+        """Print what is left: coloured tables, constants, what was left out and what failed."""
+        if self.last:
+            print()
+        for name, (head, cells) in TABLES.items():
+            if report[name] and sys.stdout.isatty():
+                _table(head, [cells(row) for row in report[name]])
+        if report["constants"] is not None:
+            rows = [[k, str(v)] for k, v in sorted(report["constants"].items())]
+            _table(("constant", "fitted"), rows)
+        for name, reason in left_out(report).items():
+            print(f"left out: {name}: {reason}")
+        for row in report["races"] + report["limits"]:
+            if "error" in row:
+                print(f"error: {row['case']}: {row['error']}")
+
+
+TABLES: dict[str, tuple[Sequence[str], Callable[[Row], list[str]]]] = {
+    "races": (RACE, race_cells),
+    "limits": (LIMIT, limit_cells),
+}
+
+
+def machine(found: Row) -> str:
+    """What it was measured on, in two lines."""
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return (
+        f"{found['cpu']} ({', '.join(found['vectors'])}), {found['cores']} cores, "
+        f"{found['threads']} threads; sgemm {found['sgemm_gflops']} GFLOP/s, "
+        f"copy {found['copy_gbs']} GB/s; {found['date']}\n{versions}\n"
     )
-    if report["races"]:
-        _table(RACE, [race_cells(row) for row in report["races"]])
-    if report["limits"]:
-        _table(LIMIT, [limit_cells(row) for row in report["limits"]])
-    if report["constants"] is not None:
-        _table(
-            ("constant", "fitted"), [[k, str(v)] for k, v in sorted(report["constants"].items())]
-        )
-    for name, reason in left_out(report).items():
-        print(f"left out: {name}: {reason}")
-    for row in report["races"] + report["limits"]:
-        if "error" in row:
-            print(f"error: {row['case']}: {row['error']}")
 
 
 def left_out(report: Row) -> dict[str, str]:

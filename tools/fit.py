@@ -16,10 +16,11 @@ from scipy.optimize import nnls
 
 import sparse_ref as sr
 from sparse_ref.kernels import costs, forward, threads
-from sparse_ref.kernels.choices import Choice, Shape
+from sparse_ref.kernels.choices import Choice
 from sparse_ref.kernels.orders import deal
 from sparse_ref.kernels.plans import Part
 from sparse_ref.kernels.vectors import lanes_of
+from sparse_ref.kernels.ways import Shape
 from sparse_ref.problem import problem
 
 HEADS = 4

@@ -9,5 +9,11 @@
 from .backward import attention_vjp
 from .forward import attention
 from .plans import Plan, plan
+from .select import lightning_indexer, moba, msa, topk_blocks, topk_keys
 
-__all__ = ["Plan", "attention", "attention_vjp", "plan"]
+__all__ = [
+    "Plan", "attention", "attention_vjp", "lightning_indexer", "moba", "msa", "plan",
+    "topk_blocks", "topk_keys",
+]  # fmt: skip
+
+attention.vjp = attention_vjp  # type: ignore[attr-defined]  # where `sr.check` looks for gradients

@@ -68,8 +68,13 @@ def inner(function: Callable[..., Any]) -> Any:
 
 def owner(function: Callable[..., Any], **options: Any) -> Any:
     """A function that only kernels call, and that makes arrays or returns them."""
-    options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return _njit(pipeline_class=Inner, **OPTIONS, **options)(function)
+    options = {**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, **options}
+    return _njit(pipeline_class=Inner, **options)(function)
+
+
+def exact(function: Callable[..., Any]) -> Any:
+    """An inner function whose results are those of IEEE arithmetic: a quotient is rounded once."""
+    return owner(function, _nrt=False, fastmath=False)
 
 
 def inlined(function: Callable[..., Any]) -> Any:

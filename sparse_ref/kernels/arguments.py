@@ -113,7 +113,7 @@ def added(how, batch, head, i, slot, distance):
 
 def flat(x: NDArray[Any], dtype: Any) -> tuple[NDArray[Any], Ints]:
     """The memory of a (b, heads, length, size) array as one read-only row, and its strides."""
-    x = _converted(x, np.dtype(dtype))
+    x = converted(x, np.dtype(dtype))
     usual = all(s >= 0 and s % x.itemsize == 0 for s in x.strides) and x.flags.aligned
     if not usual or (x.shape[-1] > 1 and x.strides[-1] != x.itemsize):
         x = np.ascontiguousarray(x)
@@ -124,5 +124,6 @@ def flat(x: NDArray[Any], dtype: Any) -> tuple[NDArray[Any], Ints]:
     return flat, strides[:3].astype(np.int64)
 
 
-def _converted(x: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+def converted(x: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An array in `dtype`, itself where it has that type."""
     return widened(x) if is_half(x.dtype) and dtype == np.float32 else x.astype(dtype, copy=False)

@@ -9,18 +9,19 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_ref._arrays import Floats, Ints, integer
+from sparse_ref._arrays import Floats, Ints
 from sparse_ref.heads import Problem, Selectable
 from sparse_ref.patterns import Pattern
 from sparse_ref.problem import cotangent, problem
-from sparse_ref.results import Gradients
+from sparse_ref.results import Attention, Gradients
 
 from . import bias_gradient, row_gradients, tile_gradients
 from .adjoint import Adjoint, means
-from .arguments import flat, scores, tensors
+from .arguments import converted, flat, scores, tensors
 from .forward import Launch, into, launches
 from .halves import rounded
 from .plans import Part, Plan, working
+from .room import Room, room_of
 from .rows import TASK
 from .threads import run
 
@@ -43,6 +44,7 @@ def attention_vjp(
     dlse: Any = None,
     plan: Plan | None = None,
     max_bytes: int | None = None,
+    forward: Attention | None = None,
 ) -> Gradients:
     """`sparse_ref.attention_vjp`, fast: same arguments, same meaning, the types of q, k and v out.
 
@@ -57,6 +59,12 @@ def attention_vjp(
         kept for the next call.
     max_bytes : int, optional
         The most memory that layouts, results, sums and converted inputs may take together.
+    forward : Attention, optional
+        What `sparse_ref.kernels.attention` returned for the same arguments, which then is not
+        computed again. The same gradients, to the bit, where `out` was not rounded to float16 or
+        bfloat16 and there are no few queries of a long cache (`decode`); else within the same
+        `error_bound_vjp`, whose D = dout . out may be that of a rounded out. That `forward` is of
+        these arguments is taken on trust, but for shapes and types.
 
     Returns
     -------
@@ -67,8 +75,9 @@ def attention_vjp(
     Raises
     ------
     TypeError, ValueError
-        As `sparse_ref.attention_vjp`; also if `plan` is not for these arguments, or `max_bytes`
-        too small: then before anything large is allocated, but the layouts.
+        As `sparse_ref.attention_vjp`; also if `plan` or `forward` is not for these arguments, or
+        `max_bytes` too small: then before anything is allocated that does not fit, layouts
+        included.
 
     >>> from sparse_ref import Causal
     >>> one = np.ones((1, 2, 1), dtype=np.float32)
@@ -84,14 +93,19 @@ def attention_vjp(
     above_lse = None if dlse is None else cotangent("dlse", dlse, given, (h, m))
     inputs = [x for x in (given.q, given.k, given.v, above, above_lse) if x is not None]
     kind = working(*(x.dtype for x in inputs))
-    passes = [Passes(one, both(one.part, given)) for one in launches(given, kind, plan, few=False)]
-    if max_bytes is not None:
-        needed = _bytes(given, kind, passes, inputs)
-        if needed > integer("max_bytes", max_bytes, high=2**63 - 1):
-            raise ValueError(f"max_bytes must be at least the {needed} needed, got {max_bytes}")
+    known = None if forward is None else _checked(forward, given, kind)
+    room = room_of(max_bytes)
+    fixed = _bytes(given, kind, inputs, known)
+    room.take(fixed)
+    made = list(launches(given, kind, plan, few=False, room=room))
+    room.need(sum(one.part.nbytes for one in made))  # by keys they take as much again
+    passes = [Passes(one, both(one.part, given)) for one in made]
+    if room.bounded:
+        Room(room.limit, fixed).need(_layouts(passes), at_least=False)
     if above_lse is None:
         above_lse = np.zeros((b, h, m), dtype=kind)
-    dq, dk, dv, dbias, dsink = gradients(given, passes, above, above_lse.astype(kind, copy=False))
+    above_lse = above_lse.astype(kind, copy=False)
+    dq, dk, dv, dbias, dsink = gradients(given, passes, above, above_lse, known)
     pairs = ((dq, given.q), (dk, given.k), (dv, given.v))
     dq, dk, dv = (given.shaped(rounded(x, like.dtype)) for x, like in pairs)
     return Gradients(dq, dk, dv, dbias, dsink)
@@ -126,12 +140,15 @@ def both(part: Part, given: Problem) -> Transposed:
 
 
 def gradients(
-    given: Problem, passes: list[Passes], above: NDArray[Any], above_lse: NDArray[Any]
+    given: Problem,
+    passes: list[Passes],
+    above: NDArray[Any],
+    above_lse: NDArray[Any],
+    known: Attention | None,
 ) -> tuple[Any, ...]:
     """Everything in the type of above_lse, the batch as one axis."""
-    kind, (b, h, m, _) = above_lse.dtype, given.q.shape
-    out, lse = np.empty((*given.q.shape[:3], given.v.shape[-1]), kind), np.empty((b, h, m), kind)
-    into(out, lse, given, [one.launch for one in passes])
+    kind, m = above_lse.dtype, given.q.shape[2]
+    out, lse = known or _forward(given, passes, kind)
     x, how = tensors(given, out, lse), scores(given)
     dout, strides = flat(above, kind)
     dq, dk, dv = (np.zeros(like.shape, dtype=kind) for like in (given.q, given.k, given.v))
@@ -153,6 +170,30 @@ def gradients(
     return dq, dk, dv, bias_gradient.gathered_up(given, dbias), dsink
 
 
+def _forward(given: Problem, passes: list[Passes], kind: np.dtype[Any]) -> Attention:
+    shape = given.q.shape[:3]
+    out, lse = np.empty((*shape, given.v.shape[-1]), kind), np.empty(shape, kind)
+    into(out, lse, given, [one.launch for one in passes])
+    return Attention(out, lse)
+
+
+def _checked(forward: Attention, given: Problem, kind: np.dtype[Any]) -> Attention:
+    """The caller's forward pass as the kernels read it: (b, h, m, e) and (b, h, m)."""
+    if not isinstance(forward, Attention):
+        raise TypeError(f"forward must be an Attention(out, lse), got {type(forward).__name__}")
+    shape, shaped = (*given.q.shape[:3], given.v.shape[-1]), []
+    for name, got, dtype in (("out", forward.out, given.q.dtype), ("lse", forward.lse, kind)):
+        x, size = np.asarray(got), shape[: 4 if name == "out" else 3]
+        wanted = (*given.leading_shape, *size[1:])
+        if x.shape != wanted or x.dtype != dtype:
+            raise ValueError(
+                f"forward.{name} must be {dtype} of shape {wanted}, as attention returns it for "
+                f"these arguments, got {x.dtype} of shape {x.shape}"
+            )
+        shaped.append(np.require(converted(x.reshape(size), kind), requirements=["C", "A", "W"]))
+    return Attention(*shaped)
+
+
 def _sink_gradient(
     given: Problem, y: Adjoint, lse: NDArray[Any], above_lse: NDArray[Any]
 ) -> Floats | None:
@@ -170,17 +211,22 @@ def _sink_gradient(
 
 
 def _bytes(
-    given: Problem, kind: np.dtype[Any], passes: list[Passes], inputs: list[NDArray[Any]]
+    given: Problem, kind: np.dtype[Any], inputs: list[NDArray[Any]], known: Attention | None
 ) -> int:
-    """Layouts, results and sums, and inputs that have to be converted."""
+    """Results and sums, and inputs that have to be converted."""
     (b, h, m, _), e = given.q.shape, given.v.shape[-1]
-    sums = b * h * m * (e + 4) + math.prod(bias_gradient.shape_of_sums(given))
+    out = e + 1 if known is None else e * (given.q.dtype != kind)
+    sums = b * h * m * (out + 3) + math.prod(bias_gradient.shape_of_sums(given))
     each = [given.q, given.k, given.v]
     sums += sum(x.size for x in each) + sum(x.size for x in inputs if x.dtype != kind)
-    results = sum(x.nbytes for x in each if x.dtype != kind)
+    return int(sums * kind.itemsize + sum(x.nbytes for x in each if x.dtype != kind))
+
+
+def _layouts(passes: list[Passes]) -> int:
+    """Layouts by queries and by keys."""
     layouts = {id(one.launch.part): one.launch.part.nbytes for one in passes}
     layouts |= {id(one.by_key): _nbytes(one.by_key.layout) for one in passes}
-    return int(sums * kind.itemsize + results + sum(layouts.values()))
+    return sum(layouts.values())
 
 
 def _nbytes(layout: Any) -> int:

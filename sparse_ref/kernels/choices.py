@@ -1,22 +1,22 @@
 """The cheapest way to compute a pattern, by the cost model alone: nothing is timed.
 
 Every set of pairs may be computed by tiles in the order of the sequence, by tiles over queries and
-keys that were gathered or dealt by a period of the pattern, or row by row; and a pattern whole or
-as a disjoint sum. A way that has many times the tiles of another is given up on the way.
+keys that were gathered or dealt by a period of the pattern, by tiles over listed rows that share
+keys, or row by row; and a pattern whole or as a disjoint sum. A way that has many times the tiles
+of another is given up on the way.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from sparse_ref._arrays import Ints
 from sparse_ref.layouts import to_blocks
 from sparse_ref.layouts.csr import frame_csr
 from sparse_ref.patterns import Pattern, Permuted
@@ -24,72 +24,39 @@ from sparse_ref.patterns.dense import frame_of
 
 from .costs import Work, row_counts, seconds, work_of
 from .gathered import DENSEST, gathered
-from .orders import BLOCK, Order, deal, scattered, used
+from .groups import bundled
+from .orders import BLOCK, Order, count, deal, scattered, used
 from .progressions import periods
+from .room import BLOCK_BYTES, Room
 from .rows import Layout as RowLayout
 from .rows import row_layout
 from .splits import disjoint
 from .tile_layouts import Layout, tile_layout
+from .ways import Attempt, Shape, Way
 
 MOST = 2**22  # blocks of queries against blocks of keys that a layout may list
-DOUBT = 1.2  # times: what another order must gain over the sequence's own to be believed
 MORE = 4  # times as many as another way lists, then one is given up
 PERIODS = 4  # that are tried
 ASKED = 2**20  # remainders taken at once
+LISTED = 2**25  # pairs among which alike rows are looked for
+SHARED = 4  # rows that a key which is gathered for alike rows serves, at least, on average
 
 
-class Shape(NamedTuple):
-    """What a plan depends on besides the pattern."""
-
-    q_len: int
-    kv_len: int
-    q_start: int
-    heads: tuple[int, ...]
-    head_dim: int
-    itemsize: int
-    lanes: int
-
-    @property
-    def queries(self) -> Ints:
-        """Their positions."""
-        return self.q_start + np.arange(self.q_len)
-
-    @property
-    def keys(self) -> Ints:
-        """Their positions."""
-        return np.arange(self.kv_len)
-
-
-class Way(NamedTuple):
-    """How to compute one set of pairs."""
-
-    kernel: str  # "tiles" or "rows"
-    order: str  # of queries and keys, in words
-    seconds: float  # predicted, of one head on one thread
-    pairs: float  # about so many
-    blocks: float  # of queries against blocks of keys; inf by rows
-    make: Callable[[], tuple[Any, int]]  # the layout, and the number of pairs
-    others: tuple[tuple[str, float], ...] = ()  # what was not chosen, and how much longer it takes
-
-
-Attempt = Callable[[float], Way | None]
-
-
-def choose(pattern: Pattern, shape: Shape) -> list[Way]:
+def choose(pattern: Pattern, shape: Shape, room: Room) -> list[Way]:
     """The cheapest ways whose pairs sum up to a head-free pattern."""
     if not shape.q_len or not shape.kv_len:
         return [Choice(pattern, shape).in_order()]
     if pattern.multiset:
-        apart = [way for part in pattern.parts for way in choose(part, shape)]
+        apart = [way for part in pattern.parts for way in choose(part, shape, room)]
     else:
         sets = disjoint(pattern, shape.queries, shape.keys)
-        apart = [Choice(one, shape).best() for one in sets] if len(sets) > 1 else []
+        apart = [Choice(one, shape, room).best() for one in sets] if len(sets) > 1 else []
     apart = [way for i, way in enumerate(apart) if way.pairs or not i]
     if not apart:
-        return [Choice(pattern, shape).best()]
+        return [Choice(pattern, shape, room).best()]
     total = sum(way.seconds for way in apart)
     blocks, pairs = sum(way.blocks for way in apart), sum(way.pairs for way in apart)
-    whole = Choice(pattern, shape).best(blocks, pairs)
+    whole = Choice(pattern, shape, room).best(blocks, pairs)
     if whole.seconds <= total:
         return [whole]
     first, *others = apart
@@ -103,6 +70,7 @@ class Choice:
 
     pattern: Pattern
     shape: Shape
+    room: Room = field(default_factory=Room)
 
     def best(self, blocks: float = np.inf, pairs: float | None = None) -> Way:
         """The cheapest way, of those that list not many more blocks than each other and `blocks`.
@@ -119,7 +87,7 @@ class Choice:
         if pairs is None:
             pairs = ways[0].pairs if ways else self.csr.nnz
         ways.append(self.by_rows(pairs))
-        best, *others = sorted(ways, key=_doubted)
+        best, *others = sorted(ways, key=lambda way: way.doubted)
         times = ((way.order, way.seconds / best.seconds) for way in others if best.seconds)
         return best._replace(others=(*times, *given_up))
 
@@ -131,6 +99,7 @@ class Choice:
             return
         if pattern.explicit:
             yield "in order", self.listed_in_order
+            yield "alike rows", self.alike
             return
         q, k = used(pattern, shape.queries, shape.keys)
         if not q.any() or not k.any():
@@ -154,6 +123,10 @@ class Choice:
 
     def in_order(self, most: float = np.inf) -> Way:
         """By tiles in the order of the sequence."""
+        if self.room.bounded:
+            sides, most = self.sides(), min(max(self.room.blocks, 0), MOST)
+            listed = sum(count(part, *sides, most) for part in self.pattern.parts)
+            self.room.need(BLOCK_BYTES * int(listed))
         layout, pairs = self.blocks()
         return self.by_tiles("in order", work_of(layout), pairs, lambda: (layout, pairs))
 
@@ -165,10 +138,13 @@ class Choice:
 
     def in_order_if_few(self, most: float) -> Way | None:
         """The same, estimated first, as there are rivals."""
-        (q, k), m, n = (self.shape.queries, self.shape.keys), self.shape.q_len, self.shape.kv_len
-        sides = deal(np.arange(m), q), deal(np.arange(n), k)
-        way = self.gathered(self.pattern, *sides, "in order", most)
+        way = self.gathered(self.pattern, *self.sides(), "in order", most)
         return way and way._replace(make=self.blocks)
+
+    def sides(self) -> tuple[Order, Order]:
+        """Queries and keys as they are."""
+        q, k = self.shape.queries, self.shape.keys
+        return deal(np.arange(len(q)), q), deal(k, k)
 
     def listed_in_order(self, most: float) -> Way | None:
         """The same for listed pairs, which may touch many blocks, each with a tile of its own."""
@@ -181,13 +157,30 @@ class Choice:
         if not len(at):
             return self.in_order()
         first, last = np.minimum.reduceat(key[order], start), np.maximum.reduceat(key[order], start)
-        pairs = float((last - first + 1).sum()) * lanes
+        height = (last - first + 1) * lanes
         columns = -(-self.shape.kv_len // BLOCK)
-        blocks = len(np.unique(at // columns * lanes // BLOCK * columns + at % columns))
+        of_block = at // columns * lanes // BLOCK * columns + at % columns
+        _, block = np.unique(of_block, return_inverse=True)
+        full = np.bincount(block, np.diff(np.append(start, len(key)))) == BLOCK**2
+        blocks, masked = len(full), float(height[~full[block]].sum())
         if blocks > most or blocks * BLOCK**2 > DENSEST:
             return None
-        work = Work(pairs, pairs, float(len(at)), float(blocks), 0, float(self.shape.q_len))
+        pairs, panels = float(height.sum()), float(len(at))
+        work = Work(pairs, masked, panels, float(blocks), 0, float(self.shape.q_len))
         return self.by_tiles("in order", work, csr.nnz, self.blocks)
+
+    def alike(self, most: float) -> Way | None:
+        """By tiles over bundles of rows that share keys."""
+        if not 0 < self.csr.nnz <= LISTED:
+            return None
+        ways = []
+        for bundles in bundled(self.csr, self.shape.lanes):
+            work, masks = bundles.estimate
+            shared = SHARED * work.gathered <= self.csr.nnz
+            if shared and work.blocks <= most and masks * BLOCK**2 <= DENSEST:
+                make = partial(bundles.layout, self.shape.heads)
+                ways.append(self.by_tiles("alike rows", work, self.csr.nnz, make))
+        return min(ways, key=lambda way: way.seconds, default=None)
 
     def permuted(self, most: float) -> Way | None:
         """By tiles over queries and keys in the pattern's own order."""
@@ -229,14 +222,10 @@ class Choice:
         """The pairs, row by row."""
         shape = self.shape
         frame = frame_of(self.pattern, shape.q_len, shape.kv_len, shape.q_start)
+        self.room.need_pairs(self.pattern, frame)
         return frame_csr(self.pattern, frame)
 
     def listed(self) -> tuple[RowLayout, int]:
         """The pairs as the row kernel reads them, and their number."""
         heads = self.shape.heads
         return row_layout([self.csr], heads, [0] * len(heads)), self.csr.nnz
-
-
-def _doubted(way: Way) -> float:
-    """Its time; scattered memory costs more than the model knows."""
-    return way.seconds * (1 if way.order in {"in order", "rows"} else DOUBT)

@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_ref._arrays import Ints, integer
+from sparse_ref._arrays import Ints
 from sparse_ref.heads import Problem, Selectable
 from sparse_ref.patterns import Frame, Pattern
 from sparse_ref.problem import problem
 from sparse_ref.results import Attention
 
-from . import amx, copies, decode, rows, tiles
+from . import amx, copies, decode, rows, select_layouts, tiles
 from .arguments import LOG2E, Scores, Slots, Tensors, scores, tensors
 from .halves import rounded
 from .plans import Part, Plan, cached, decode_part, working
+from .room import PAIR_BYTES, Room, room_of
 from .rows import row_layout
 from .threads import run
 from .validation import validate
@@ -65,7 +66,7 @@ def attention(
     ------
     TypeError, ValueError
         As `sparse_ref.attention`; also if `plan` is not for these arguments, or `max_bytes` too
-        small: then before anything large is allocated, but the layouts.
+        small: then before anything is allocated that does not fit, layouts included.
 
     >>> from sparse_ref import Causal
     >>> x = np.ones((1, 2, 3), dtype=np.float32)
@@ -79,12 +80,13 @@ def attention(
     )  # fmt: skip
     b, h, m, _ = given.q.shape
     kind = working(given.q.dtype, given.k.dtype, given.v.dtype)
-    parts = list(launches(given, kind, plan))
+    room = room_of(max_bytes)
+    fixed = _results_and_inputs(given, kind)
+    room.take(fixed)
+    parts = list(launches(given, kind, plan, room=room))
     half = amx.kind_of(given.q.dtype, given.k.dtype, given.v.dtype)
-    if max_bytes is not None:
-        needed = _bytes(given, kind, parts, half)
-        if needed > integer("max_bytes", max_bytes, high=2**63 - 1):
-            raise ValueError(f"max_bytes must be at least the {needed} needed, got {max_bytes}")
+    if room.bounded:
+        Room(room.limit, fixed).need(_layouts_and_copies(given, kind, parts, half), at_least=False)
     out = np.empty((b, h, m, given.v.shape[-1]), dtype=kind)
     lse = np.empty((b, h, m), dtype=kind)
     into(out, lse, given, parts, half)
@@ -134,25 +136,41 @@ def reset(x: Tensors, how: Scores, heads: tuple[int, ...], slots: Slots) -> None
 
 
 def launches(
-    given: Problem, kind: np.dtype[Any], plan: Plan | None, *, few: bool = True
+    given: Problem,
+    kind: np.dtype[Any],
+    plan: Plan | None,
+    *,
+    few: bool = True,
+    room: Room | None = None,
 ) -> Iterator[Launch]:
     """What is to be run: batch rows with one pattern and start share a plan.
 
     Key slots with positions other than 0, 1, 2, ... are listed row by row. Where queries are `few`
     all heads go to the decode kernel, which knows no gradients.
     """
-    (_, h, m, d), (g, n) = given.q.shape, given.k.shape[1:3]
+    (_, h, m, d), (g, n), room = given.q.shape, given.k.shape[1:3], room or Room()
     if few and plan is None and given.frames and decode.suits(m, n):
+        room.need(decode.nbytes(len(given.q), h, m, n, given.v.shape[-1], kind.itemsize))
         lists, slots = decode.of_problem(given)
         yield Launch(decode_part(lists, m), slots, begins=True)
         return
     together: dict[tuple[Pattern, int], list[tuple[int, int, int]]] = {}
     for batch, frame in enumerate(given.frames):
         found, start = _run(frame), int(frame.q[0]) if m else n
+        if found is not None and select_layouts.listable(given, batch):
+            slots = _slots([(batch, *found)], np.arange(n), start)
+            for part in select_layouts.parts(given, batch, found[1], kind, room):
+                yield Launch(part, slots, begins=True)
+            continue
         if found is None or not isinstance(given.pattern, Pattern):
+            if isinstance(given.pattern, Pattern):
+                one = given.pattern.for_batch(batch)
+                for head in range(one.heads if room.bounded else 0):
+                    room.need_pairs(one.at(head), frame)
             heads = [given.head(batch, head).csr for head in range(h)]
             distinct = list({id(csr): csr for csr in heads}.values())
             layout_of = [next(i for i, x in enumerate(distinct) if x is csr) for csr in heads]
+            room.take(PAIR_BYTES * sum(csr.nnz for csr in distinct))
             layout = row_layout(distinct, tuple(range(h)), layout_of)
             part = Part("rows", tuple(range(h)), "positions", layout, sum(x.nnz for x in heads))
             yield Launch(part, _slots([(batch, 0, n)], frame.k, start), begins=True)
@@ -163,7 +181,7 @@ def launches(
         shape = (m, n, h, g, d, kind, start)
         mine = None if plan is None else _checked(plan, one, shape)
         if mine is None or (not few and mine.parts[0].kernel == "decode"):
-            mine = cached(one, *shape)
+            mine = cached(one, *shape, room=room)
         slots, begun = _slots(rows_, np.arange(n), start), set[int]()
         for part in mine.parts:
             yield Launch(part, slots, begins=part.heads[0] not in begun)
@@ -201,18 +219,26 @@ def _on_amx(part: Part, half: Any) -> bool:
     return half is not None and part.kernel == "tiles" and amx.suits(part.layout)
 
 
-def _bytes(given: Problem, kind: np.dtype[Any], parts: list[Launch], half: Any) -> int:
-    """Layouts, results, inputs that have to be converted, and keys that are copied."""
-    b, h, m, d = given.q.shape
-    g, e = given.v.shape[1], given.v.shape[-1]
-    results = b * h * m * (e * (kind.itemsize + given.q.itemsize) + kind.itemsize)
-    inputs = sum(x.size for x in (given.q, given.k, given.v) if x.dtype != kind) * kind.itemsize
+def _results_and_inputs(given: Problem, kind: np.dtype[Any]) -> int:
+    """Results, and inputs that have to be converted."""
+    (b, h, m, _), e = given.q.shape, given.v.shape[-1]
+    rounded_too = given.q.itemsize * (given.q.dtype != kind)
+    results = b * h * m * (e * (kind.itemsize + rounded_too) + kind.itemsize)
+    return int(
+        results
+        + kind.itemsize * sum(x.size for x in (given.q, given.k, given.v) if x.dtype != kind)
+    )
+
+
+def _layouts_and_copies(given: Problem, kind: np.dtype[Any], parts: list[Launch], half: Any) -> int:
+    """Layouts, and keys that are copied."""
+    (b, h, m, d), (_, g, n, e) = given.q.shape, given.v.shape
     near = max((_room(p, g) for p in parts), default=0) * (d + e) * kind.itemsize
     tiles = [amx.nbytes(given, p.part.layout, p.slots) for p in parts if _on_amx(p.part, half)]
     near = max([near, *tiles])
     if any(p.part.kernel == "decode" for p in parts):
-        near = decode.nbytes(b, h, m, given.k.shape[2], e, kind.itemsize)
-    return int(results + inputs + near + sum({id(p.part): p.part.nbytes for p in parts}.values()))
+        near = decode.nbytes(b, h, m, n, e, kind.itemsize)
+    return int(near + sum({id(p.part): p.part.nbytes for p in parts}.values()))
 
 
 def _room(launch: Launch, kv_heads: int) -> int:

@@ -9,7 +9,7 @@ tabulated. So the cost follows the number of tiles that are not empty, whatever 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -124,11 +124,46 @@ def _pairs(x: Ints) -> tuple[Ints, Ints]:
 def find(pattern: Pattern, queries: Order, keys: Order, most: float) -> Found | None:
     """The tiles a pattern may touch; None if there are more than `most`."""
     sides = Pyramid(queries), Pyramid(keys)
+    for at, block, full, _ in _descent(pattern, sides):  # noqa: B007 - the last ones stay
+        if len(full) > most:
+            return None
+    row, column = (
+        a * side.spans[0].lo.shape[1] + b for a, b, side in zip(at, block, sides, strict=True)
+    )
+    order = np.lexsort((column, row))
+    return Found(row[order], column[order], full[order])
+
+
+def count(pattern: Pattern, queries: Order, keys: Order, most: float) -> float:
+    """How many tiles `find` would find, settled regions not listed; about, if past `most`."""
+    sides, total = (Pyramid(queries), Pyramid(keys)), 0.0
+    for _, block, full, level in _descent(pattern, sides, keep_full=False):
+        each = np.ones(len(full))
+        for side, b in zip(sides, block, strict=True):
+            each *= np.minimum(side.spans[0].lo.shape[1] - (b << level), 1 << level)
+        settled = full if level else np.ones_like(full)
+        total += float(each[settled].sum())
+        if total > most or len(full) > most:
+            return total + len(full)
+    return total
+
+
+Level = tuple[list[Ints], list[Ints], Bools, int]
+
+
+def _descent(
+    pattern: Pattern, sides: tuple[Pyramid, Pyramid], *, keep_full: bool = True
+) -> Iterator[Level]:
+    """Of every level, whole classes first: classes and numbers of the nodes left, which are full.
+
+    Full ones are divided as the others are, or left behind.
+    """
     for leaf in set(leaves(pattern)):
+        queries, keys = (side.order.place for side in sides)
         if leaf(STILL, MOVING).every == 1:
-            sides[0].tell(leaf, leaf(queries.place, np.full_like(queries.place, keys.place[0, 0])))
+            sides[0].tell(leaf, leaf(queries, np.full_like(queries, keys[0, 0])))
         elif leaf(MOVING, STILL).every == 1:
-            sides[1].tell(leaf, leaf(np.full_like(keys.place, queries.place[0, 0]), keys.place))
+            sides[1].tell(leaf, leaf(np.full_like(keys, queries[0, 0]), keys))
     classes = [len(side.order.holds) for side in sides]
     at = [np.indices(classes)[i].ravel() for i in range(2)]  # class of every node
     block = [np.zeros_like(at[0]) for _ in sides]  # its number within the class, on this level
@@ -137,6 +172,8 @@ def find(pattern: Pattern, queries: Order, keys: Order, most: float) -> Found | 
     for level in reversed(range(height)):
         levels = [min(level, len(side.spans) - 1) for side in sides]
         if level < height - 1:
+            if not keep_full:
+                at, block, full = [a[~full] for a in at], [b[~full] for b in block], full[~full]
             child = np.arange(4)
             block = [
                 (2 * b[:, None] + c).ravel()
@@ -155,13 +192,7 @@ def find(pattern: Pattern, queries: Order, keys: Order, most: float) -> Found | 
         keep = np.ones(len(full), dtype=bool)
         keep[open_] = may
         at, block, full = [a[keep] for a in at], [b[keep] for b in block], full[keep]
-        if len(full) > most:
-            return None
-    row, column = (
-        a * side.spans[0].lo.shape[1] + b for a, b, side in zip(at, block, sides, strict=True)
-    )
-    order = np.lexsort((column, row))
-    return Found(row[order], column[order], full[order])
+        yield at, block, full, level
 
 
 def _verdict(

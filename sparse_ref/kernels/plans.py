@@ -19,9 +19,11 @@ from sparse_ref.patterns.dense import frame_of
 from sparse_ref.patterns.pattern import checked
 
 from . import decode, lists
-from .choices import Shape, Way, choose
+from .choices import choose
 from .orders import BLOCK
+from .room import Room
 from .vectors import lanes_of
+from .ways import Shape, Way
 
 KEPT = 32  # plans that `cached` keeps
 
@@ -125,8 +127,9 @@ def plan(
     return Plan(pattern, m, n, start, h, g, d, shape[5], (decode_part(layout, m),))
 
 
-def many(pattern: Pattern, *shape: Any) -> Plan:
+def many(pattern: Pattern, *shape: Any, room: Room | None = None) -> Plan:
     """The plan of (m, n, heads, kv_heads, head_dim, dtype, q_start), whatever m is."""
+    room = room or Room()
     m, n, h, g, d, kind, start = shape
     same: OrderedDict[Pattern, list[int]] = OrderedDict()
     for head in range(h):
@@ -134,7 +137,7 @@ def many(pattern: Pattern, *shape: Any) -> Plan:
     lanes = lanes_of(8 * kind.itemsize)
     parts: list[Part] = []
     for one, of in same.items():
-        parts += _parts(one, Shape(m, n, start, tuple(of), d, kind.itemsize, lanes))
+        parts += _parts(one, Shape(m, n, start, tuple(of), d, kind.itemsize, lanes), room)
     return Plan(pattern, m, n, start, h, g, d, kind, tuple(parts))
 
 
@@ -154,14 +157,14 @@ _plans: OrderedDict[Any, Plan] = OrderedDict()
 _lock = Lock()
 
 
-def cached(pattern: Pattern, *shape: Any) -> Plan:
+def cached(pattern: Pattern, *shape: Any, room: Room | None = None) -> Plan:
     """`many` for (m, n, heads, kv_heads, head_dim, dtype, q_start); the last few are kept."""
     key = pattern, *shape
     with _lock:
         if key in _plans:
             _plans.move_to_end(key)
             return _plans[key]
-    new = many(pattern, *shape)
+    new = many(pattern, *shape, room=room)
     with _lock:
         _plans[key] = new
         while len(_plans) > KEPT:
@@ -169,14 +172,15 @@ def cached(pattern: Pattern, *shape: Any) -> Plan:
     return new
 
 
-def _parts(one: Pattern, shape: Shape) -> list[Part]:
+def _parts(one: Pattern, shape: Shape, room: Room) -> list[Part]:
     """The parts of the heads that share a head-free pattern."""
     parts: list[Part] = []
-    for way in choose(one, shape):
+    for way in choose(one, shape, room):
         layout, pairs = way.make()
         if pairs or not parts:
             words = _reason(way, layout, pairs)
             parts.append(Part(way.kernel, shape.heads, words, layout, pairs * len(shape.heads)))
+            room.take(parts[-1].nbytes)
     return parts
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from ._jit import inner, kernel
 from .adjoint import add_to_bias, flipped
+from .groups import by_keys, has_repeated
 from .lane_rows import clean, fetch, place, poison, restore, turn
 from .tile_layouts import Layout, laid
 from .tile_scores import load_means, note_seen, scores, scratch, through_softcap
@@ -186,6 +187,8 @@ def gradient_of_bias(how, slots, work, y, at, head, part, panel, low, count):
 def transposed(layout: Layout, n: int) -> Layout:
     """The layout with keys in the lanes: key blocks list the query blocks that see them."""
     bq, bk = (int(size) for size in layout.block)
+    if has_repeated(layout):  # a key must be owned by one worker
+        return by_keys(layout, n)
     columns = -(-(len(layout.keys) or n) // bk)
     indptr, indices, where = flipped(layout.indptr, layout.indices, columns)
     count, panels = layout.spans.shape[:2]
