@@ -43,6 +43,13 @@ def packed(q, k, v, *, causal, window_size):
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
     return sr.attention(q, k, v, sr.SlidingWindow(*sides)).out.swapaxes(1, 2).astype(np.float32)
 
+def crashes(q, k, v, pattern):
+    import os
+    os.abort()
+
+def recent(q, k, v, pattern):
+    return sr.attention(q, k, v, pattern & sr.SlidingWindow(11, None)).out.astype(q.dtype)
+
 class Family:
     @staticmethod
     def member(q, k, v, pattern):
@@ -381,6 +388,28 @@ def test_a_kernel_that_speaks_as_flash_attention(here, capsys):
     status, out, _ = said(capsys, "check", "strange_kernels:packed", *SMALL, *form)
     assert (status, out[:24]) == (0, "sparse-ref check: 4 PASS")
     assert said(capsys, "check", "strange_kernels:packed", *SMALL, "--spell", "greek")[0] == 2
+
+
+def test_a_crash_in_a_process_of_its_own_is_a_verdict(here, capsys):
+    status, out, _ = said(capsys, "check", "strange_kernels:crashes", *ONE, "--isolate")
+    assert status == 1
+    assert out.startswith("sparse-ref check: 1 ERROR")
+    assert "its process was killed by SIGABRT (Aborted)" in out
+    assert "repeat: sparse-ref check strange_kernels:crashes --isolate --only" in out
+    assert said(capsys, "check", "strange_kernels.py:right", *ONE, "--isolate", "-q") == (0, "", "")
+
+
+def test_what_skips_on_purpose_has_a_budget(here, capsys):
+    one = ["--only", "causal/b1h6g2-13x13-d5e7/even/float32", "--no-options"]
+    command = ["check", "strange_kernels:recent", *one[:-1], "--quick"]
+    assert said(capsys, *command, "-q")[0] == 1
+    status, out, _ = said(capsys, *command, "--error", "0.5", "--recall", "0.9")
+    assert status == 0
+    assert "APPROXIMATE" in out.splitlines()[0]
+    status, out, _ = said(capsys, *command, "--error", "1e-9")
+    assert status == 1
+    assert "the budget is error 1e-09, recall 0.9" in out
+    assert said(capsys, *command, "--recall", "2")[0] == 2
 
 
 def test_nothing_but_unsupported_is_3(here, capsys):

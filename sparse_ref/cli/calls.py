@@ -20,8 +20,10 @@ def add_function(parser: Any) -> None:
         help="where it is; FILE.py:FUNCTION works too, and the current directory counts",
     )  # fmt: skip
     call = parser.add_argument_group("how it is called")
-    call.add_argument("--layout", choices=("bhsd", "bshd", "thd"),
+    call.add_argument("--layout", choices=("bhsd", "bshd", "thd", "paged"),
                       help="axes of its arrays (default: bhsd)")  # fmt: skip
+    call.add_argument("--page-size", type=int, metavar="N",
+                      help="keys in a page of layout paged (default: 16)")  # fmt: skip
     call.add_argument("--arrays", choices=("numpy", "torch", "jax", "dlpack"),
                       help="whose arrays it takes (default: numpy)")  # fmt: skip
     call.add_argument("--spell", metavar="API",
@@ -29,6 +31,8 @@ def add_function(parser: Any) -> None:
     call.add_argument("--device", help="where torch or jax put the arrays")
     call.add_argument("--dtype-in", metavar="TYPE", choices=TYPES,
                       help="what the inputs are converted to")  # fmt: skip
+    parser.add_argument("--isolate", action="store_true",
+                        help="run it in a process of its own: a crash is a verdict")  # fmt: skip
     parser.add_argument("--timeout", type=seconds, metavar="S", help="seconds for one case")
     parser.add_argument("--seed", type=int, metavar="N", help="of the values, to repeat a report")
     add_outputs(parser)
@@ -42,7 +46,8 @@ def implementation(arguments: argparse.Namespace, pattern: Any) -> Any:
 
     fn = function_of(arguments.function)
     form = {"layout": arguments.layout, "arrays": arguments.arrays, "device": arguments.device,
-            "dtype": arguments.dtype_in, "spell": arguments.spell}  # fmt: skip
+            "dtype": arguments.dtype_in, "spell": arguments.spell,
+            "page_size": arguments.page_size}  # fmt: skip
     form = {name: value for name, value in form.items() if value is not None}
     called = fn
     if form:
@@ -50,13 +55,21 @@ def implementation(arguments: argparse.Namespace, pattern: Any) -> Any:
             called = Candidate(fn, **form)
         except ValueError as error:
             raise Refusal(error) from None
-    if "spell" in form:
-        return called
-    if not takes_pattern(fn):
+    if "spell" not in form and not takes_pattern(fn):
         if pattern is None:
             raise Refusal(f"{arguments.function} takes no pattern: say its own with --pattern")
-        return signed(fixed(called), fn, builtin=True)
-    return signed(called, fn, builtin=False) if form else fn
+        called = fixed(called)
+    return _apart(called, arguments.timeout) if arguments.isolate else called
+
+
+def _apart(called: Any, timeout: float | None) -> Any:
+    """In a process of its own, which imports it by its name."""
+    from sparse_ref.conformance import isolated
+
+    try:
+        return isolated(called, timeout)
+    except ValueError as error:
+        raise Refusal(error) from None
 
 
 def takes_pattern(fn: Any) -> bool:
@@ -70,27 +83,11 @@ def takes_pattern(fn: Any) -> bool:
     return len(needed) > 3 or rest or any(x.name == "pattern" for x in parameters)
 
 
-def signed(called: Any, fn: Any, *, builtin: bool) -> Any:
-    """`called` with the arguments of fn: what fn has no argument for is unsupported, no error."""
-
-    def call(q: Any, k: Any, v: Any, pattern: Any = None, **attributes: Any) -> Any:
-        return called(q, k, v, pattern, **attributes)
-
-    try:
-        signature = inspect.signature(fn)
-        parameters = [*signature.parameters.values()]
-        if builtin:
-            parameters.insert(3, inspect.Parameter("pattern", PLAIN[1]))
-        call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):  # a built-in says nothing of its arguments
-        pass
-    return call
-
-
 def as_typed(arguments: argparse.Namespace) -> str:
     """The function and how it is called, as it was typed."""
     given = [arguments.function]
-    for name in ("layout", "arrays", "spell", "device", "dtype_in"):
+    for name in ("layout", "page_size", "arrays", "spell", "device", "dtype_in"):
         if (value := getattr(arguments, name)) is not None:
-            given += [f"--{name.replace('_', '-')}", value]
+            given += [f"--{name.replace('_', '-')}", str(value)]
+    given += ["--isolate"] * arguments.isolate
     return shlex.join(given)

@@ -11,7 +11,7 @@ from .calls import TYPES, add_function, as_typed, implementation
 from .command import OK, UNSUPPORTED, WRONG, Refusal, declare, to_json
 
 if TYPE_CHECKING:
-    from sparse_ref.conformance import Case, Report
+    from sparse_ref.conformance import Budget, Case, Report
 
 CHECK = """\
 Hold an implementation of attention against the NumPy oracle, on cases that are made for the
@@ -22,7 +22,8 @@ mistakes people make. It is called as
 with NumPy arrays q (batch, heads, q_len, head_dim) and k, v (batch, kv_heads, kv_len, head_dim);
 attributes (scale=, softcap=, sink_logits=, ...) are passed only where a case uses them. One that
 raises NotImplementedError, or takes no such argument, does not support the case. A kernel whose
-pattern is built in, fn(q, k, v), is checked with --pattern.
+pattern is built in, fn(q, k, v), is checked with --pattern. Gradients are asked of one that has
+fn.vjp(q, k, v, pattern, dout, **attributes) -> (dq, dk, dv), or takes arrays of torch or jax.
 """
 
 DIAGNOSE = """\
@@ -35,6 +36,8 @@ examples:
   sparse-ref check mykernel:attention --quick
   sparse-ref check mykernel.py:banded --pattern 'conventions.hf(128)'
   sparse-ref check mykernel:attention --only window --dtype float16 --junit report.xml
+  sparse-ref check mykernel:attention --isolate --timeout 20
+  sparse-ref check mykernel:top_keys --error 0.05 --recall 0.95
   sparse-ref check flash_attn:flash_attn_func --layout bshd --arrays torch --device cuda \\
                    --dtype-in float16 --spell flash_attn
 """
@@ -63,6 +66,11 @@ def add_to(commands: Any) -> None:
         choices=TYPES,
         help=f"{', '.join(TYPES)}; repeatable (default: float32, float16)")  # fmt: skip
     add("--no-options", action="store_true", help="ask for no scale=, softcap=, ...")
+    add("--no-gradients", action="store_true", help="ask for no gradients")
+    add("--error", type=float, metavar="E",
+        help="it skips keys on purpose: the relative error it may have (default: 0.1)")  # fmt: skip
+    add("--recall", type=float, metavar="R",
+        help="and the share of the attention it must keep (default: 0.9)")  # fmt: skip
     add("--xfail", action="append", default=[], metavar="ID=WHY",
         help="a failure that is known: part of the case's id, and the reason; repeatable",
     )  # fmt: skip
@@ -79,6 +87,7 @@ def add_to(commands: Any) -> None:
 def run_check(arguments: argparse.Namespace) -> int:
     """Judge; 0, 1 or 3."""
     from sparse_ref.conformance import cases
+    from sparse_ref.conformance.calling import has_gradients
 
     from .given import pattern_of
     from .screen import say
@@ -88,10 +97,11 @@ def run_check(arguments: argparse.Namespace) -> int:
     chosen = cases(
         pattern=pattern, quick=arguments.quick, only=arguments.only,
         dtypes=arguments.dtype or ("float32", "float16"), options=not arguments.no_options,
+        gradients=not arguments.no_gradients and has_gradients(fn),
     )  # fmt: skip
     if not chosen:
         raise Refusal(f"--only must name cases, and {' '.join(arguments.only or ())!r} names none")
-    report = _report(arguments, fn, chosen, _known(arguments.xfail))
+    report = _report(arguments, fn, chosen, _known(arguments.xfail), _budget(arguments))
     if arguments.junit is not None:
         _junit(arguments.junit, report)
     if arguments.json:
@@ -121,7 +131,11 @@ def run_diagnose(arguments: argparse.Namespace) -> int:
 
 
 def _report(
-    arguments: argparse.Namespace, fn: Any, chosen: list[Case], known: dict[str, str]
+    arguments: argparse.Namespace,
+    fn: Any,
+    chosen: list[Case],
+    known: dict[str, str],
+    budget: Budget | None = None,
 ) -> Report:
     import secrets
 
@@ -132,7 +146,8 @@ def _report(
 
     seed = secrets.randbelow(2**31) if arguments.seed is None else abs(arguments.seed)
     with progress(arguments.function, shown=not arguments.quiet) as step:
-        return Report(run(fn, chosen, seed, known, arguments.timeout, step), fn, seed)
+        results = run(fn, chosen, seed, known, arguments.timeout, step, budget)
+    return Report(results, fn, seed)
 
 
 def _known(given: list[str]) -> dict[str, str]:
@@ -146,8 +161,20 @@ def _known(given: list[str]) -> dict[str, str]:
     return known
 
 
+def _budget(arguments: argparse.Namespace) -> Budget | None:
+    """--error and --recall, where one of them is given."""
+    from sparse_ref.conformance import Budget
+
+    given = {"error": arguments.error, "recall": arguments.recall}
+    given = {name: value for name, value in given.items() if value is not None}
+    try:
+        return Budget(**given) if given else None
+    except ValueError as error:
+        raise Refusal(error) from None
+
+
 def _junit(path: Path, report: Report) -> None:
-    from .files import write_atomically
+    from exporters.files import write_atomically
 
     try:
         write_atomically(path, report.to_junit().encode())
@@ -171,6 +198,9 @@ def _advice(arguments: argparse.Namespace, report: Report) -> list[str]:
     call = f"{as_typed(arguments)} --only {shlex.quote(first.case.id)} --seed {report.seed}"
     asked = f" --pattern {shlex.quote(arguments.pattern)}" if arguments.pattern else ""
     asked += "".join(f" --dtype {kind}" for kind in arguments.dtype or ())
+    for name in ("error", "recall"):
+        if (value := getattr(arguments, name)) is not None:
+            asked += f" --{name} {value:g}"
     lines = ["", f"repeat: sparse-ref check {call}{asked}"]
     if arguments.pattern is None and first.case.name != "given":
         text = shlex.quote(repr(first.case.pattern))

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparse_ref.bounds import error_bound
+from sparse_ref.gradient_bounds import error_bound_vjp
+from sparse_ref.gradients import attention_vjp
 from sparse_ref.patterns import Pattern
 from sparse_ref.reference import attention
-from sparse_ref.results import Attention
 
 from .probes import PROBES, Sizes
 
@@ -23,18 +24,21 @@ class Call(NamedTuple):
     v: Any
     pattern: Pattern
     attributes: dict[str, Any]
+    dout: Any = None  # asks for the gradients
 
-    def oracle(self) -> Attention:
-        """What is right, in float64."""
+    def oracle(self) -> Any:
+        """What is right, in float64: `Attention`, or `Gradients`."""
         with np.errstate(invalid="ignore", over="ignore"):
-            return attention(self.q, self.k, self.v, self.pattern, **self.attributes)
+            if self.dout is None:
+                return attention(self.q, self.k, self.v, self.pattern, **self.attributes)
+            return attention_vjp(self.q, self.k, self.v, self.pattern, self.dout, **self.attributes)
 
-    def bound(self, arithmetic: str, output: str) -> Attention:
+    def bound(self, arithmetic: Any, output: str) -> Any:
         """How far from it one may be."""
-        return error_bound(
-            self.q, self.k, self.v, self.pattern, **self.attributes, arithmetic=arithmetic,
-            output=output,
-        )  # fmt: skip
+        more = {**self.attributes, "arithmetic": arithmetic, "output": output}
+        if self.dout is None:
+            return error_bound(self.q, self.k, self.v, self.pattern, **more)
+        return error_bound_vjp(self.q, self.k, self.v, self.pattern, self.dout, **more)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Case:
     dtype : str
     hunts : tuple of str
         What mistakes it is for; "MaskedNaN" also plants NaN where nobody may look.
+    gradients : bool
+        Whether it asks for the gradients, not for the answer.
     """
 
     name: str
@@ -63,13 +69,15 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
     hunts: tuple[str, ...] = ()
+    gradients: bool = False
 
     @property
     def id(self) -> str:
         """Permanent, and unique among the cases of a suite."""
         options = "".join(f"+{name}" for name in self.options)
         planted = "+nan" if "MaskedNaN" in self.hunts else ""
-        return f"{self.name}{options}{planted}/{self.sizes}/{self.probe}/{self.dtype}"
+        asked = "/vjp" if self.gradients else ""
+        return f"{self.name}{options}{planted}/{self.sizes}/{self.probe}/{self.dtype}{asked}"
 
     def call(self, seed: int) -> Call:
         """The arrays and attributes of one call: the same for the same seed."""
@@ -79,7 +87,11 @@ class Case:
             name: value(rng, self.sizes) if callable(value) else value
             for name, value in self.options.items()
         }
-        call = Call(q, k, v, self.pattern, attributes)
+        dout = None
+        if self.gradients:
+            s = self.sizes
+            dout = (rng.integers(-128, 129, (s.b, s.h, s.m, s.e)) / 64).astype(q.dtype)
+        call = Call(q, k, v, self.pattern, attributes, dout)
         if "MaskedNaN" in self.hunts:
             plant(call)
         return call

@@ -9,21 +9,25 @@ from typing import Any
 
 from sparse_ref.patterns import Pattern
 
-from .calling import Implementation
+from .budget import Budget
+from .calling import Implementation, has_gradients
 from .case import Case
 from .diagnosis import Diagnosis
+from .isolation import isolated
 from .judging import Result, judge
 from .report import Report
 from .suite import cases as suite
 
 
 def check(
-    fn: Implementation,
+    fn: Implementation | str,
     cases: Iterable[Case] | None = None,
     *,
     pattern: Pattern | None = None,
     xfail: Mapping[str, str] = {},
     timeout: float | None = None,
+    isolate: bool = False,
+    budget: Budget | None = None,
 ) -> Report:
     """Hold an implementation of attention against the oracle, case by case.
 
@@ -33,15 +37,21 @@ def check(
         `fn(q, k, v, pattern, **attributes) -> out or (out, lse)`, NumPy in and out, q (b, h, m, d).
         Attributes (scale=, softcap=, bias=, alibi_slopes=, sink_logits=, kv_lengths=, q_start=) are
         passed only where a case uses them; NotImplementedError, or no argument of that name, means
-        unsupported. `fixed` makes one of a plain f(q, k, v).
+        unsupported. `fixed` makes one of a plain f(q, k, v). One with gradients has
+        `fn.vjp(q, k, v, pattern, dout, **attributes) -> (dq, dk, dv)`, or more of `Gradients`;
+        `dlse=` is one of the attributes. With `isolate` it may be named, "module:function".
     cases : of Case, optional
-        Default `cases(pattern=pattern)`.
+        Default `cases(pattern=pattern)`, with gradients if fn has them.
     pattern : Pattern, optional
         Ask for this pattern only.
     xfail : dict
         Part of a case's id to the reason why it is known to fail.
     timeout : float, optional
         Seconds for one case.
+    isolate : bool
+        Run fn in a process of its own, so that a crash is one case's ERROR: see `isolated`.
+    budget : Budget, optional
+        What fn, which skips keys on purpose, may lose: within it, wrong answers are APPROXIMATE.
 
     Returns
     -------
@@ -56,9 +66,14 @@ def check(
 
     Values are drawn anew at every call of `check`; the report names the seed.
     """
-    chosen = suite(pattern=pattern) if cases is None else list(cases)
+    judged = isolated(fn, timeout) if isolate else fn
+    if isinstance(judged, str):
+        raise TypeError(f"fn must be callable where isolate is False, got {judged!r}")
+    chosen = (
+        suite(pattern=pattern, gradients=has_gradients(judged)) if cases is None else list(cases)
+    )
     seed = secrets.randbelow(2**31)
-    return Report(run(fn, chosen, seed, xfail, timeout), fn, seed)
+    return Report(run(judged, chosen, seed, xfail, timeout, budget=budget), judged, seed)
 
 
 def diagnose(fn: Implementation, pattern: Pattern) -> list[Diagnosis]:
@@ -87,11 +102,12 @@ def run(
     xfail: Mapping[str, str] = {},
     timeout: float | None = None,
     progress: Callable[[int, int], None] | None = None,
+    budget: Budget | None = None,
 ) -> list[Result]:
     """The result of every case, in their order."""
     results = []
     for done, case in enumerate(chosen):
-        results.append(_expected(judge(fn, case, seed, timeout), xfail))
+        results.append(_expected(judge(fn, case, seed, timeout, budget), xfail))
         if progress is not None:
             progress(done + 1, len(chosen))
     return results

@@ -12,8 +12,7 @@ from .catalogue import CATALOGUE, ROUNDING
 from .judging import Result, ratios
 from .mistakes import Mistake
 
-FIRST = 6  # failures that every mistake is held against,
-MORE = 30  # those that the likely ones are,
+MOST = 36  # failures that a mistake is held against,
 PASSED = 12  # and right answers, which a mistake must not spoil
 
 
@@ -52,18 +51,14 @@ def diagnoses_of(failures: Sequence[Result], passes: Sequence[Result] = ()) -> l
 
     A mistake that leaves more than one wrong answer in twenty unexplained is not named.
     """
-    answered = spread([r for r in failures if r.answer is not None], FIRST + MORE)
+    answered = spread([r for r in failures if r.answer is not None], MOST)
     right = spread([r for r in passes if r.answer is not None], PASSED)
     found: list[tuple[int, float, Mistake, tuple[bool, ...]]] = []
     for mistake in CATALOGUE:
-        first = [_agreement(mistake, r) for r in answered[:FIRST]]
-        if sum(x is not None for x in first) * 2 < len(first) or not first:
-            continue
-        all_ = first + [_agreement(mistake, r) for r in answered[FIRST:]]
-        explained = [x for x in all_ if x is not None]
-        spoilt = sum(not _harmless(mistake, r) for r in right)
-        if 20 * len(explained) >= 19 * len(all_) and not spoilt:
-            agrees = tuple(x is not None for x in all_)
+        agreed = _agreements(mistake, answered)
+        explained = [x for x in agreed if x is not None]
+        if explained and all(_harmless(mistake, r) for r in right):
+            agrees = tuple(x is not None for x in agreed)
             found.append((len(explained), max(explained), mistake, agrees))
     found.sort(key=lambda x: (-x[0], x[2] in ROUNDING))
     classes: dict[tuple[bool, ...], list[tuple[int, float, Mistake, tuple[bool, ...]]]] = {}
@@ -89,6 +84,16 @@ def spread(results: Sequence[Result], most: int) -> list[Result]:
     return chosen[:most]
 
 
+def _agreements(mistake: Mistake, answered: Sequence[Result]) -> list[float | None]:
+    """How well it explains each; nothing once it leaves too many unexplained."""
+    found: list[float | None] = []
+    for result in answered:
+        found.append(_agreement(mistake, result))
+        if 20 * found.count(None) > len(answered):
+            return []
+    return found
+
+
 def _agreement(mistake: Mistake, result: Result) -> float | None:
     """The largest error against what the mistake gives, over its bound; None if past it."""
     with np.errstate(all="ignore"):
@@ -97,7 +102,9 @@ def _agreement(mistake: Mistake, result: Result) -> float | None:
         return None
     ratio = 0.0
     for theirs, target, bound in zip(result.answer, *outcome, strict=True):
-        if theirs is not None:
+        if theirs is not None and target is not None:
+            if theirs.shape != target.shape:
+                return None
             ratio = max(ratio, float(ratios(theirs, target, bound).max(initial=0)))
     return ratio if ratio <= 1 else None
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from sparse_ref.arithmetic import PRESETS, Arithmetic
-from sparse_ref.results import Attention
+from sparse_ref.results import Attention, Gradients
 
 from .case import Call
 
-Outcome = tuple[Attention, Attention]  # what comes out, and how far it may be off
+# What comes out, and how far it may be off: of attention, or of its gradients.
+Outcome = tuple[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,36 @@ class Mistake:
     outcome: Callable[[Call], Outcome | None]
 
 
+KEPT = 64  # calls whose right answer is kept, as many mistakes start from it
+_kept: dict[int, tuple[Call, Outcome]] = {}  # by id, which the call in it keeps from being reused
+
+
 def right(call: Call) -> Outcome:
     """The oracle's answer and its bound, in the type of the call."""
-    kind = call.q.dtype.name
-    return call.oracle(), call.bound(kind if kind in PRESETS else "float32", kind)
+    if id(call) not in _kept:
+        kind = call.q.dtype.name
+        while len(_kept) >= KEPT:
+            _kept.pop(next(iter(_kept)))
+        bound = call.bound(kind if kind in PRESETS else "float32", kind)
+        _kept[id(call)] = call, (call.oracle(), bound)
+    return _kept[id(call)][1]
 
 
-def changed(change: Callable[[Call], Call | None]) -> Callable[[Call], Outcome | None]:
-    """The mistake of answering another question than was asked."""
+def changed(
+    change: Callable[[Call], Call | None],
+    back: Callable[[Call, Gradients], Gradients] | None = None,
+) -> Callable[[Call], Outcome | None]:
+    """The mistake of answering another question than was asked.
+
+    `back` brings gradients by the changed q, k and v to those that were given.
+    """
 
     def outcome(call: Call) -> Outcome | None:
         other = change(call)
-        return None if other is None else right(other)
+        if other is None or call.dout is None or back is None:
+            return None if other is None else right(other)
+        answer, bound = right(other)
+        return back(call, answer), back(call, bound)
 
     return outcome
 
@@ -61,8 +80,23 @@ def finished(
 
     def outcome(call: Call) -> Outcome | None:
         answer, bound = right(call)
-        spoilt = finish(call, answer)
-        return None if spoilt is None else (spoilt, finish(call, bound) or bound)
+        wrong = finish(call, answer)
+        return None if wrong is None else (wrong, finish(call, bound) or bound)
+
+    return outcome
+
+
+def spoilt(
+    spoil: Callable[[Call, Gradients], Gradients | None],
+) -> Callable[[Call], Outcome | None]:
+    """The mistake of spoiling right gradients; applied to the bound as well, in size."""
+
+    def outcome(call: Call) -> Outcome | None:
+        if call.dout is None:
+            return None
+        answer, bound = right(call)
+        wrong = spoil(call, answer)
+        return None if wrong is None else (wrong, spoil(call, bound))
 
     return outcome
 
@@ -72,7 +106,7 @@ def rounded(arithmetic: Arithmetic) -> Callable[[Call], Outcome | None]:
 
     def outcome(call: Call) -> Outcome:
         given = Arithmetic(**{**vars(arithmetic), "output": call.q.dtype.name})
-        return call.oracle(), call.bound(given, given.output)  # type: ignore[arg-type]
+        return right(call)[0], call.bound(given, given.output)
 
     return outcome
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,12 +16,26 @@ from sparse_ref.patterns import compare
 
 from .calling import Implementation
 from .diagnosis import Diagnosis, diagnoses_of
-from .judging import Result, Wrong
+from .judging import AXES, Result, Wrong
 from .masks import read_mask
 
+WATCHERS: list[Callable[[Report], None]] = []  # told of each report that is asked to raise
+RIGHT = ("PASS", "APPROXIMATE")
 BAD = ("FAIL", "ERROR", "TIMEOUT", "XPASS")
 PICTURE = 24  # the most queries and keys that are drawn
 LEAK = "a NaN in a masked {} leaks into {} rows, as in SDPA and ONNX Runtime's Attention"
+
+
+class CheckError(AssertionError):
+    """That something is wrong; its text is the report, or the first line of it where `brief`."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(report)
+        self.report, self.brief = report, False
+
+    def __str__(self) -> str:
+        text = str(self.report)
+        return text.partition("\n")[0] if self.brief else text
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +65,7 @@ class Report:
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong, and something was right."""
-        return not self.failures and any(r.verdict == "PASS" for r in self.results)
+        return not self.failures and any(r.verdict in RIGHT for r in self.results)
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -65,8 +80,10 @@ class Report:
 
     def raise_for_failures(self) -> None:
         """AssertionError with the report if anything is wrong, or nothing was right."""
+        for watch in [*WATCHERS]:
+            watch(self)
         if not self.ok:
-            raise AssertionError(str(self))
+            raise CheckError(self)
 
     def __str__(self) -> str:
         total = ", ".join(f"{count} {name}" for name, count in sorted(self.counts.items()))
@@ -74,11 +91,22 @@ class Report:
         if self.accepted:
             rows = sum(int(w.rows.sum()) for r in self.results for w in r.wrong)
             lines.append(LEAK.format("key or value", rows))
+        lines += self._losses()
         unsupported = Counter(r.reason for r in self.results if r.verdict == "UNSUPPORTED")
         lines += [f"unsupported, {n} cases: {why}" for why, n in unsupported.most_common(8)]
         if self.failures:
             lines += ["", *self._failures(), "", *self._diagnosis()]
         return "\n".join(lines)
+
+    def _losses(self) -> list[str]:
+        """How much approximate answers have lost at worst."""
+        losses = [r.loss for r in self.results if r.loss is not None]
+        if not losses:
+            return []
+        error = max(loss.error for loss in losses)
+        kept = min((loss.recall for loss in losses if loss.recall is not None), default=1.0)
+        worst = f"relative error up to {error:.3g}, recall down to {kept:.4g}"
+        return [f"approximate, {len(losses)} cases: {worst}"]
 
     def _failures(self) -> list[str]:
         first = self.failures[0]
@@ -97,7 +125,13 @@ class Report:
         """The mask that was asked for against the one that is applied, if they differ."""
         s = result.case.sizes
         options = set(result.case.options) - {"scale", "softcap", "sink_logits"}
-        if result.verdict != "FAIL" or max(s.m, s.n) > PICTURE or options or not s.m * s.n:
+        if (
+            result.verdict != "FAIL"
+            or result.case.gradients
+            or max(s.m, s.n) > PICTURE
+            or options
+            or not s.m * s.n
+        ):
             return []
         try:
             applied = read_mask(
@@ -159,19 +193,19 @@ class Report:
 
 def sentences(wrong: Wrong) -> list[str]:
     """Where it starts, how far off it is, and where the wrong rows cluster."""
-    at = dict(zip(("batch", "head", "query", "column"), wrong.first, strict=False))
-    where = ", ".join(f"{name} {i}" for name, i in at.items())
+    axes = AXES[wrong.name]
+    where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, wrong.first, strict=False))
     times = f"{wrong.worst:.3g} times the bound at worst"
     lines = [
         f"{wrong.name} is wrong in {wrong.wrong} of {wrong.total} entries, first at {where}:",
         f"got {wrong.got:.9g}, want {wrong.want:.9g} +- {wrong.bound:.2g} ({times})",
     ]
     rows = wrong.rows
-    heads, queries = np.flatnonzero(rows.any(axis=(0, 2))), np.flatnonzero(rows.any(axis=(0, 1)))
-    if len(heads) < rows.shape[1]:
-        lines.append(f"only heads {_ranges(heads)} of {rows.shape[1]}")
-    if len(queries) < rows.shape[2]:
-        lines.append(f"only queries {_ranges(queries)} of {rows.shape[2]}")
+    for i, axis in enumerate(axes[: rows.ndim]):
+        bad = np.flatnonzero(rows.any(axis=tuple(j for j in range(rows.ndim) if j != i)))
+        if len(bad) < rows.shape[i] and axis != "batch":
+            plural = "queries" if axis == "query" else f"{axis}s"
+            lines.append(f"only {plural} {_ranges(bad)} of {rows.shape[i]}")
     return lines
 
 
@@ -186,13 +220,20 @@ def _ranges(numbers: Any) -> str:
     return ", ".join("-".join(map(str, run)) for run in runs)
 
 
+def _finite(number: float) -> float | None:
+    """What JSON can hold."""
+    return number if np.isfinite(number) else None
+
+
 def _record(result: Result, verdict: str) -> dict[str, Any]:
-    ratio = result.ratio if np.isfinite(result.ratio) else None
+    lost = result.loss
+    loss = {} if lost is None else {"error": _finite(lost.error), "recall": lost.recall}
     return {
         "id": result.case.id,
         "verdict": verdict,
         "reason": result.reason,
         "hunts": list(result.case.hunts),
-        "ratio": ratio,
+        "ratio": _finite(result.ratio),
+        **loss,
         "wrong": [line for wrong in result.wrong for line in sentences(wrong)],
     }

@@ -11,27 +11,38 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparse_ref._arrays import Bools
+from sparse_ref._arrays import Bools, Ints
 from sparse_ref.conventions.forms import Form
 from sparse_ref.conventions.reading import forms_of
 from sparse_ref.patterns import Pattern
 
+from .layout import Shape
+
 
 class Asked(NamedTuple):
-    """One call to be spelled: the pattern, the shape (b, h, m, n), the attributes."""
+    """One call to be spelled: the pattern, the shape, the attributes.
+
+    `lengths_said`: the layout says by itself how many keys a row has.
+    """
 
     pattern: Pattern
-    b: int
-    h: int
-    m: int
-    n: int
+    shape: Shape
     attributes: dict[str, Any]
+    lengths_said: bool = False
 
     @property
-    def start(self) -> int:
-        """The position of the first query."""
+    def lengths(self) -> Ints:
+        """How many keys each row has (b,)."""
+        given = self.attributes.get("kv_lengths")
+        return np.broadcast_to(self.shape.n if given is None else given, self.shape.b)
+
+    @property
+    def starts(self) -> Ints:
+        """The position of the first query of each row (b,)."""
         given = self.attributes.get("q_start")
-        return self.n - self.m if given is None else int(np.max(given))
+        return np.broadcast_to(
+            self.shape.n - self.shape.m if given is None else given, self.shape.b
+        )
 
     def form(self) -> Form:
         """The pattern as a window; NotImplementedError if it is none."""
@@ -42,20 +53,31 @@ class Asked(NamedTuple):
             raise NotImplementedError(f"it has no spelling of {self.pattern!r}")
         return found[0]
 
+    def last(self) -> None:
+        """Refuses what is not told by the layout: lengths, and queries that are not the last."""
+        if "kv_lengths" in self.attributes and not self.lengths_said:
+            raise NotImplementedError("it has no lengths of keys")
+        if (self.starts != self.lengths - self.shape.m).any():
+            raise NotImplementedError("its queries are always the last positions")
+
     def mask(self) -> Bools:
-        """The dense mask (1, h, m, n), padding included."""
+        """The dense mask (1 or b, h, m, n), padding included."""
         if self.pattern.multiset:
             raise NotImplementedError("it has no keys that count several times")
-        seen = self.pattern.mask(self.m, self.n, heads=self.h, q_start=self.start)[None]
-        lengths = self.attributes.get("kv_lengths")
-        if lengths is None:
+        b, h, _, m, n = self.shape
+        varied = self.pattern.batches is not None or len(set(self.starts.tolist())) > 1
+        seen = np.stack([
+            self.pattern.mask(m, n, heads=h, q_start=int(start), batch=i)
+            for i, start in enumerate(self.starts[: b if varied else 1])
+        ]) if b else np.zeros((1, h, m, n), bool)  # fmt: skip
+        if "kv_lengths" not in self.attributes:
             return seen
-        real = np.arange(self.n) < np.broadcast_to(lengths, self.b)[:, None]
+        real = np.arange(n) < self.lengths[:, None]
         return np.asarray(seen & real[:, None, None])
 
     def rest(self, **names: str) -> dict[str, Any]:
         """The other attributes under the kernel's names; refuses what has none."""
-        silent = {"q_start", "kv_lengths"}
+        silent = {"q_start", "kv_lengths", "dlse"}
         for name in set(self.attributes) - silent - set(names):
             raise NotImplementedError(f"it has no {name}=")
         return {
@@ -67,21 +89,11 @@ class Asked(NamedTuple):
 Spelling = Callable[[Asked], dict[str, Any]]
 
 
-def _bottom_right(asked: Asked) -> None:
-    if asked.start != asked.n - asked.m:
-        raise NotImplementedError("its queries are always the last positions")
-
-
-def _full_length(asked: Asked) -> None:
-    if "kv_lengths" in asked.attributes:
-        raise NotImplementedError("it has no lengths of keys")
-
-
 def sdpa(asked: Asked) -> dict[str, Any]:
     """torch.nn.functional.scaled_dot_product_attention: is_causal where it means the same."""
     more: dict[str, Any] = {"enable_gqa": True, **asked.rest(scale="scale", bias="bias")}
     mask, bias = asked.mask(), more.pop("bias", None)
-    causal = np.tri(asked.m, asked.n, dtype=bool)
+    causal = np.tri(asked.shape.m, asked.shape.n, dtype=bool)
     if bias is not None:
         more["attn_mask"] = np.where(mask, np.asarray(bias, np.float32), np.float32(-np.inf))
     elif mask.all():
@@ -94,39 +106,71 @@ def sdpa(asked: Asked) -> dict[str, Any]:
 
 
 def flash_attn(asked: Asked) -> dict[str, Any]:
-    """flash_attn_func: causal, window_size, both aligned to the end of the keys."""
-    _bottom_right(asked)
-    _full_length(asked)
+    """flash_attn_func, flash_attn_varlen_func: causal, window_size, aligned to the last key."""
+    asked.last()
     form = asked.form()
     sides = tuple(-1 if side is None else side for side in (form.left, form.right))
     more = asked.rest(scale="softmax_scale", softcap="softcap", alibi_slopes="alibi_slopes")
+    if "alibi_slopes" in more:
+        more["alibi_slopes"] = np.asarray(more["alibi_slopes"], np.float32)
     return {"causal": form.right == 0, "window_size": sides, **more}
+
+
+def flash_attn_kvcache(asked: Asked) -> dict[str, Any]:
+    """flash_attn_with_kvcache on a cache that is filled up to cache_seqlens."""
+    more = flash_attn(asked._replace(lengths_said=True))
+    return more if asked.lengths_said else more | {"cache_seqlens": asked.lengths.astype(np.int32)}
 
 
 def xformers(asked: Asked) -> dict[str, Any]:
     """memory_efficient_attention with a dense bias, which it takes for any mask."""
     more = asked.rest(scale="scale", bias="bias")
     bias = np.asarray(more.pop("bias", 0.0), np.float32)
-    shape = (asked.b, asked.h, asked.m, asked.n)
+    b, h, _, m, n = asked.shape
     hidden = np.where(asked.mask(), bias, np.float32(-np.inf))
-    return {"attn_bias": np.broadcast_to(hidden, shape).astype(np.float32), **more}
+    return {"attn_bias": np.broadcast_to(hidden, (b, h, m, n)).astype(np.float32), **more}
+
+
+def flashinfer(asked: Asked) -> dict[str, Any]:
+    """single_prefill_with_kv_cache: causal with window_left, or a custom_mask of all heads."""
+    if asked.shape.b != 1:
+        raise NotImplementedError("it takes one sequence")
+    more = asked.rest(scale="sm_scale", softcap="logits_soft_cap")
+    forms = [] if asked.pattern.heads > 1 or asked.pattern.multiset else forms_of(asked.pattern)
+    last = "kv_lengths" not in asked.attributes and asked.starts[0] == asked.shape.n - asked.shape.m
+    for form in forms:
+        if form.window and form.right == 0 and last:
+            return {"causal": True, "window_left": -1 if form.left is None else form.left, **more}
+    mask = asked.mask()[0]
+    if (mask != mask[:1]).any():
+        raise NotImplementedError("it has one mask for all heads")
+    return {"custom_mask": mask[0], **more}
 
 
 def jax_nn(asked: Asked) -> dict[str, Any]:
-    """jax.nn.dot_product_attention: local_window_size and is_causal, or a mask."""
-    return {"mask": asked.mask(), **asked.rest(scale="scale", bias="bias")}
+    """jax.nn.dot_product_attention: is_causal, local_window_size from the top left; or a mask."""
+    more = asked.rest(scale="scale", bias="bias")
+    if (asked.starts == 0).all() and asked.pattern.heads == 1 and not asked.pattern.multiset:
+        for form in forms_of(asked.pattern):
+            if form.window and form.right == 0:
+                if form.left is not None:
+                    more["local_window_size"] = (form.left, 0)
+                if "kv_lengths" in asked.attributes:
+                    more["key_value_seq_lengths"] = asked.lengths.astype(np.int32)
+                return {"is_causal": True, **more}
+    return {"mask": asked.mask(), **more}
 
 
 def ort_gqa(asked: Asked) -> dict[str, Any]:
-    """com.microsoft.GroupQueryAttention's attributes."""
-    _bottom_right(asked)
-    _full_length(asked)
+    """com.microsoft.GroupQueryAttention's attributes and optional inputs."""
+    asked.last()
     form = asked.form()
     if form.right != 0:
         raise NotImplementedError("it is causal")
     window = -1 if form.left is None else form.left + 1
-    return {"local_window_size": window, **asked.rest(scale="scale", softcap="softcap",
-                                                      sink_logits="head_sink")}  # fmt: skip
+    more = asked.rest(scale="scale", softcap="softcap", sink_logits="head_sink",
+                      bias="attention_bias")  # fmt: skip
+    return {"local_window_size": window, **more}
 
 
 def flex(asked: Asked) -> dict[str, Any]:
@@ -135,5 +179,8 @@ def flex(asked: Asked) -> dict[str, Any]:
 
 
 SPELLINGS: dict[str, Spelling] = {
-    one.__name__: one for one in (sdpa, flash_attn, xformers, jax_nn, ort_gqa, flex)
-}
+    one.__name__: one
+    for one in (
+        sdpa, flex, flash_attn, flash_attn_kvcache, xformers, flashinfer, jax_nn, ort_gqa,
+    )
+}  # fmt: skip

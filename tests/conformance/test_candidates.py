@@ -90,3 +90,56 @@ def test_a_spelling_refuses_what_it_cannot_say():
 def test_unknown_words_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be one of .*, got 'nobody'"):
         sr.Candidate(print, **{name: "nobody"})
+
+
+def gqa_node(q, k, v, *, local_window_size, scale=None, softcap=0.0, head_sink=None):
+    """GroupQueryAttention of ONNX Runtime, a graph for every call; the past are the first keys."""
+    onnx = pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    (b, h, m, d), (g, n) = q.shape, k.shape[1:3]
+    if d != v.shape[3] or not 0 < m <= n or d % 8:
+        raise NotImplementedError("it has one size of heads, of multiples of 8, and a past or none")
+    flat = {"query": q, "key": k[:, :, n - m :], "value": v[:, :, n - m :]}
+    feed = {name: x.swapaxes(1, 2).reshape(b, m, -1) for name, x in flat.items()}
+    feed |= {"past_key": k[:, :, : n - m], "past_value": v[:, :, : n - m]}
+    feed |= {"seqlens_k": np.full(b, n - 1, np.int32), "total": np.array([n], np.int32)}
+    names = [*feed, "", "", "", "", "head_sink"][: 7 if head_sink is None else 12]
+    if head_sink is not None:
+        feed["head_sink"] = np.asarray(head_sink, q.dtype)
+    attributes = {"num_heads": h, "kv_num_heads": g, "local_window_size": local_window_size}
+    attributes |= {} if scale is None else {"scale": scale}
+    attributes |= {"softcap": softcap} if softcap else {}
+    node = onnx.helper.make_node(
+        "GroupQueryAttention", names, ["out", "k", "v"], domain="com.microsoft", **attributes
+    )
+    kind = onnx.helper.np_dtype_to_tensor_dtype
+    values = [onnx.helper.make_tensor_value_info(x, kind(a.dtype), a.shape)
+              for x, a in feed.items()]  # fmt: skip
+    results = [
+        onnx.helper.make_tensor_value_info(x, kind(q.dtype), None) for x in ("out", "k", "v")
+    ]
+    graph = onnx.helper.make_graph([node], "gqa", values, results)
+    opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    session = runtime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run(["out"], feed)[0].reshape(b, m, h, d).swapaxes(1, 2)
+
+
+@pytest.mark.witness
+def test_group_query_attention_of_onnx_runtime():
+    pytest.importorskip("onnxruntime")
+    square = [
+        sr.conformance.Sizes(1, 4, 2, 13, 13, 8, 8),
+        sr.conformance.Sizes(2, 4, 2, 1, 19, 8, 8),
+    ]
+    some = sr.cases(dtypes=("float32",), sizes=square, only=["causal/", "window/", "band/"])
+    some = [case for case in some if case.name != "strictly-causal" and case.sizes in square]
+    fn = sr.Candidate(gqa_node, spell="ort_gqa")
+    report = sr.check(fn, some)
+    found = verdicts(report)
+
+    assert set(report.counts) == {"PASS", "UNSUPPORTED"}, str(report)
+    assert found["causal"] == found["window"] == {"PASS"}
+    assert found["band"] == {"UNSUPPORTED"}  # it is causal

@@ -5,14 +5,14 @@ import pytest
 
 import sparse_ref as sr
 from sparse_ref.conformance.case import Call
-from sparse_ref.conformance.catalogue import CATALOGUE, ROUNDING
+from sparse_ref.conformance.catalogue import CATALOGUE, GRADIENTS, ROUNDING
 from sparse_ref.conformance.checking import run
 from sparse_ref.conformance.report import Report
 from tests import numpy_kernels
 from tests.conformance.test_checking import candidate
 from tests.test_bounds import F16, F32
 
-MEANING = [mistake for mistake in CATALOGUE if mistake not in ROUNDING]
+MEANING = [m for m in CATALOGUE if m not in ROUNDING and m not in GRADIENTS]
 SUITE = sr.cases(quick=True, dtypes=("float32",))
 # What changes nothing that the quick cases ask, but a longer row shows.
 LONG_ROWS = {"tail-dropped-64", "padding-seen-64"}
@@ -49,7 +49,11 @@ SAMPLE = ["window-left+1", "top-left", "heads-tiled", "scale-2d", "lse-base-2", 
 
 @pytest.mark.parametrize(
     "mistake",
-    [pytest.param(m, id=m.id, marks=() if m.id in SAMPLE else pytest.mark.slow) for m in MEANING],
+    [
+        pytest.param(m, id=m.id, marks=() if m.id in SAMPLE else pytest.mark.slow)
+        for m in MEANING
+        if m.id != "masked-nan"  # acceptable where it is all that is wrong: the next test
+    ],
 )
 def test_each_is_caught_and_named_first(mistake):
     cases = SUITE if mistake.id not in LONG_ROWS else sr.cases(dtypes=("float32",), only="67x131")
@@ -61,6 +65,14 @@ def test_each_is_caught_and_named_first(mistake):
     assert mistake.id in found[0].ids, str(report)
     assert found[0].explains == found[0].of
     assert len(found[0].ids) <= 3
+
+
+def test_a_leak_of_what_is_masked_is_seen_and_accepted():
+    (leak,) = (mistake for mistake in MEANING if mistake.id == "masked-nan")
+    report = report_on(with_mistake(leak), SUITE)
+
+    assert report.counts["ACCEPTABLE"] > 1
+    assert not report.failures
 
 
 @pytest.mark.slow

@@ -1,11 +1,12 @@
 """The catalogue of known mistakes: as data, each with a public bug of its kind."""
 
 from .answers import ANSWERS
+from .gradients import GRADIENTS
 from .masks import MASKS
 from .rounding import ROUNDING
 from .scores import SCORES
 
 # What is said first comes first where nothing tells two apart.
-CATALOGUE = (*MASKS, *SCORES, *ANSWERS, *ROUNDING)
+CATALOGUE = (*MASKS, *SCORES, *ANSWERS, *GRADIENTS, *ROUNDING)
 
-__all__ = ["ANSWERS", "CATALOGUE", "MASKS", "ROUNDING", "SCORES"]
+__all__ = ["ANSWERS", "CATALOGUE", "GRADIENTS", "MASKS", "ROUNDING", "SCORES"]

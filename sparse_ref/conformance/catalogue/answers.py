@@ -65,7 +65,7 @@ def _softcap_after_mask(call: Call) -> Outcome | None:
 def _halves(call: Call) -> list[Outcome] | None:
     """The answers over the first and the second half of the keys."""
     n = call.k.shape[2]
-    if n < 2 or call.pattern.multiset or "sink_logits" in call.attributes:
+    if n < 2 or call.pattern.multiset or {"sink_logits", "kv_lengths"} & set(call.attributes):
         return None
     half = Keys(range(n // 2))
     return [
@@ -210,9 +210,14 @@ def _padded(size: int) -> Callable[[Call], Outcome | None]:
     return outcome
 
 
+def _forward(outcome: Callable[[Call], Outcome | None]) -> Callable[[Call], Outcome | None]:
+    """Nothing is known of the gradients that come with it."""
+    return lambda call: outcome(call) if call.dout is None else None
+
+
 GITHUB = "https://github.com/"
 ANSWERS = tuple(
-    Mistake(name, story, link and GITHUB + link, outcome)
+    Mistake(name, story, link and GITHUB + link, _forward(outcome))
     for name, story, link, outcome in (
         ("mask-10", "hidden keys get -10 added to their score, not -inf",
          "ohdearquant/lattice/pull/6", _shown(-10.0, added=True)),

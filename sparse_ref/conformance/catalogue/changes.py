@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from sparse_ref.conformance.mistakes import Outcome, changed
 from sparse_ref.patterns import And, Global, Keys, Multi, Or, Pattern, PerHead, Rows, from_mask
 
 
-def starting(place: Callable[[Call], int | None]) -> Callable[[Call], Outcome | None]:
+def starting(place: Callable[[Call], Any]) -> Callable[[Call], Outcome | None]:
     """The mistake of placing the queries elsewhere."""
 
     def change(call: Call) -> Call | None:
@@ -21,10 +22,10 @@ def starting(place: Callable[[Call], int | None]) -> Callable[[Call], Outcome | 
     return changed(change)
 
 
-def start(call: Call) -> int:
-    """Where the queries start."""
+def start(call: Call) -> Any:
+    """Where the queries start, an int or one for each row of the batch."""
     given = call.attributes.get("q_start")
-    return call.k.shape[2] - call.q.shape[2] if given is None else int(given)
+    return call.k.shape[2] - call.q.shape[2] if given is None else given
 
 
 def twice(call: Call) -> Call | None:

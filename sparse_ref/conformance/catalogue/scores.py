@@ -9,6 +9,7 @@ import numpy as np
 
 from sparse_ref.conformance.case import Call
 from sparse_ref.conformance.mistakes import Mistake, Outcome, changed, repeated
+from sparse_ref.results import Gradients
 
 
 def _option(name: str, change: Callable[[Any, Call], Any]) -> Callable[[Call], Outcome | None]:
@@ -45,7 +46,16 @@ def _grouped(order: Callable[[Any, int], Any]) -> Callable[[Call], Outcome | Non
             None if k.shape == same.shape and np.array_equal(k, same) else call._replace(k=k, v=v)
         )
 
-    return changed(other)
+    def back(call: Call, found: Gradients) -> Gradients:
+        h, g = call.q.shape[1], call.k.shape[1]
+        read = order(np.arange(g)[None, :, None, None], h)[0, :, 0, 0]
+        sums = [
+            np.stack([x[:, read == one].sum(axis=1) for one in range(g)], axis=1)
+            for x in (found.dk, found.dv)
+        ]
+        return found._replace(dk=sums[0], dv=sums[1])
+
+    return changed(other, back)
 
 
 def _tile(x: Any, heads: int) -> Any:
@@ -69,6 +79,19 @@ def _values_shifted(call: Call) -> Call | None:
     if call.v.shape[2] < 2:
         return None
     return call._replace(v=np.roll(call.v, 1, axis=2))
+
+
+def _read_back(call: Call, found: Gradients) -> Gradients:
+    return found._replace(dq=found.dq[:, :, ::-1])
+
+
+def _shifted_back(call: Call, found: Gradients) -> Gradients:
+    return found._replace(dv=np.roll(found.dv, -1, axis=2))
+
+
+def _with_last(call: Call, found: Gradients) -> Gradients:
+    last = [(0, 0)] * 3 + [(0, 1)]
+    return found._replace(dq=np.pad(found.dq, last), dk=np.pad(found.dk, last))
 
 
 def _without_last(call: Call) -> Call | None:
@@ -122,9 +145,10 @@ SCORES = tuple(
         ("heads-first", "all heads read key head 0", "apple/axlearn/pull/842", _grouped(_first)),
         ("heads-shifted", "every head reads what the next one should",
          "PSAL-POSTECH/ONNXim/pull/34", _grouped(_next)),
-        ("queries-reversed", "queries are read backwards", "", changed(_rows_reversed)),
+        ("queries-reversed", "queries are read backwards", "", changed(_rows_reversed, _read_back)),
         ("values-shifted", "values stand one key off from their keys", "",
-         changed(_values_shifted)),
-        ("last-entry-lost", "the last entry of q and k is not read", "", changed(_without_last)),
+         changed(_values_shifted, _shifted_back)),
+        ("last-entry-lost", "the last entry of q and k is not read", "",
+         changed(_without_last, _with_last)),
     )
 )  # fmt: skip
