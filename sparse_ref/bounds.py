@@ -87,7 +87,8 @@ def error_bound(
     arithmetic : str or Arithmetic
         What happens inside. A name is one of float64, float32, tf32 (both products on rounded
         inputs), and bfloat16, float16, float8_e4m3, float8_e5m2: float32 but for the weights, which
-        are rounded to that type. Half inputs with float32 weights are "float32".
+        are rounded to that type. Half inputs with float32 weights are "float32". 8-bit inputs with
+        scales are given as what they mean, scale times number.
     output : str
         The format `out` is returned in, where `arithmetic` is a name (say "float16" for a kernel
         that returns half); an Arithmetic has its own.
@@ -97,7 +98,9 @@ def error_bound(
     Attention(out, lse), float64, in the shapes of the oracle's. An implementation passes if
     `(got == want) | (abs(got - want) <= bound)` everywhere. The bound is 0 where a row sees no key
     (out = 0 and lse = -inf are exact), NaN where the oracle is NaN or infinite (the implementation
-    must be the same there) and inf where the arithmetic may overflow.
+    must be the same there) and inf where the arithmetic may overflow. Which form decides depends on
+    how many keys a row sees: up to 23 it is a worst case for sums in any order, beyond that one for
+    sums by blocks or pairs, and probabilistic for every other order.
 
     Raises
     ------

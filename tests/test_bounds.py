@@ -81,6 +81,23 @@ def test_no_right_kernel_exceeds_the_bound_in_ten_million_elements(kernel, dtype
     assert lse.max() <= 1
 
 
+@pytest.mark.slow
+@pytest.mark.witness
+def test_neither_ours_nor_others_exceed_the_bound_in_a_hundred_million_elements():
+    """Naive, online, blocked, torch, ONNX Runtime and our Numba kernels; six families of inputs."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxruntime")
+    from tests import bound_kernels
+
+    found = bound_kernels.forward(7, 1e8)
+
+    assert sum(ratio.size for ratio in found.values()) >= 1e8
+    assert {kernel for kernel, _ in found} == set(bound_kernels.KERNELS)
+    assert {key: int((ratio > 1).sum()) for key, ratio in found.items()} == dict.fromkeys(found, 0)
+    assert np.quantile(found["naive", "float32"], 0.999) >= 0.02
+    assert np.quantile(found["naive", "float16, float32 inside"], 0.999) >= 0.5
+
+
 @pytest.mark.parametrize(("dtype", "least"), [(F32, 0.02), (F16, 0.5)])
 def test_the_bound_is_sharp(dtype, least):
     out, lse = ratios(3, 2e5, numpy_kernels.naive, dtype)
@@ -174,6 +191,39 @@ def test_covers_scores_and_weights_in_small_formats(formats, kernel):
         )  # fmt: skip
         assert excess(out, want.out, bound.out).max() <= 1
         assert excess(lse, want.lse, bound.lse).max() <= 1
+
+
+@pytest.mark.parametrize(("name", "largest"), [("float8_e4m3", 448), ("float8_e5m2", 57344)])
+def test_covers_eight_bits_with_scales(name, largest):
+    """q, k and v are 8-bit numbers times a scale for every head; weights go in times a scale too.
+
+    The bound is told the numbers that are meant: scale times the 8-bit ones.
+    """
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    eight = {"float8_e4m3": ml_dtypes.float8_e4m3fn, "float8_e5m2": ml_dtypes.float8_e5m2}[name]
+    pattern, worst = sr.Causal() & sr.SlidingWindow(60, 0), 0.0
+    for seed, family in enumerate(FAMILIES):
+        given = inputs(np.random.default_rng(seed), family, 3, 131, 7, F32)
+        scales = [F32(np.abs(x).max((1, 2), keepdims=True) / largest) for x in given]
+        q, k, v = (
+            (x / scale).astype(eight).astype(F32) for x, scale in zip(given, scales, strict=True)
+        )
+        meant = [scale.astype(np.float64) * x for scale, x in zip(scales, (q, k, v), strict=True)]
+        want = sr.attention(*meant, pattern)
+        bound = sr.error_bound(*meant, pattern, arithmetic=name)
+        s = q @ np.swapaxes(k, 1, 2) * (scales[0] * scales[1]) * F32(7**-0.5)
+        peak, e, total = numpy_kernels.exponentials(
+            np.where(pattern.mask(131, 131), s, F32(-np.inf)), None
+        )
+        weights = (F32(256) * e).astype(eight).astype(F32)
+        out = scales[2] * (weights @ v) / (F32(256) * total)
+        ratio = excess(out, want.out, bound.out)
+        assert ratio.max() <= 1
+        worst = max(worst, ratio.max())
+        lse = numpy_kernels.log_sum(total, peak)[..., 0]
+        assert excess(lse, want.lse, bound.lse).max() <= 1
+        assert excess(F32(2) * out, want.out, bound.out).max() > 1
+    assert worst >= 0.2
 
 
 def test_covers_tf32_products():

@@ -61,6 +61,21 @@ def test_no_right_kernel_exceeds_the_bound_in_ten_million_elements(kernel, dtype
     assert ratios(2, 1e7 / 8, kernel, dtype, weight).max() <= 1
 
 
+@pytest.mark.slow
+@pytest.mark.witness
+def test_neither_ours_nor_others_exceed_the_bound_in_thirty_million_elements():
+    """Two NumPy kernels, torch and our Numba kernels; six families of inputs."""
+    pytest.importorskip("torch")
+    from tests import bound_kernels
+
+    found = bound_kernels.backward(7, 3e7)
+
+    assert {kernel for kernel, _ in found} == set(bound_kernels.GRADIENTS)
+    assert {key: int((ratio > 1).sum()) for key, ratio in found.items()} == dict.fromkeys(found, 0)
+    assert np.quantile(found["naive", "float32"], 0.999) >= 0.02
+    assert np.quantile(found["naive", "float16, float32 inside"], 0.999) >= 0.5
+
+
 @pytest.mark.parametrize(("dtype", "least"), [(F32, 0.015), (F16, 0.5)])
 def test_the_bound_is_sharp(dtype, least):
     assert np.quantile(ratios(3, 1e5, numpy_gradients.naive, dtype, F32), 0.999) >= least

@@ -27,7 +27,8 @@ WIDEST = 2**20  # entries of a pattern's tables
 class GoldenCase:
     """One case; `repr` is its id, and `words` says which keys a query sees.
 
-    Its arrays are read-only; `attributes` are those of `sr.attention`.
+    Its arrays are read-only; `attributes` are those of `sr.attention`. Where q and k choose the
+    keys, `selection` says how; `pattern` and `counts` hold what is right to choose.
     """
 
     id: str
@@ -41,6 +42,7 @@ class GoldenCase:
     _pattern: dict[str, Any] = field(repr=False)
     _attributes: dict[str, Any] = field(repr=False)
     _mask: dict[str, Any] = field(repr=False)
+    selection: dict[str, Any] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         return self.id

@@ -46,7 +46,8 @@ def case_of(
 ) -> GoldenCase:
     """A case from its entry, its tensors from the blobs."""
     name = entry["id"][:120]
-    if entry.keys() not in (_CASE.keys() | {"tensors"}, _CASE.keys() | {"inline"}):
+    keys = entry.keys() - {"selection"}
+    if keys not in (_CASE.keys() | {"tensors"}, _CASE.keys() | {"inline"}):
         refuse(where, f"{name} must have {', '.join(_CASE)} and tensors or inline")
     for key, kind in _CASE.items():
         typed(where, f"{key} of {name}", entry[key], kind)
@@ -63,10 +64,13 @@ def case_of(
         found[tensor] = blobs[f"{entry['id']}/{tensor}"]
     _mask(where, name, sizes, entry["mask"])
     _attributes(where, name, sizes, entry["attributes"])
+    selection = entry.get("selection")
+    if selection is not None:
+        _selection(where, name, selection)
     _shapes(where, name, sizes, found)
     return GoldenCase(
         entry["id"], entry["family"], entry["comment"], tuple(named), entry["words"], sizes,
-        entry["probe"], found, entry["pattern"], entry["attributes"], entry["mask"],
+        entry["probe"], found, entry["pattern"], entry["attributes"], entry["mask"], selection,
     )  # fmt: skip
 
 
@@ -104,6 +108,15 @@ def _attributes(where: Path, name: str, s: Sizes, given: dict[str, Any]) -> None
             case "kv_positions", _ if _row(value, s.n):
                 continue
         refuse(where, f"{key[:60]} of {name} must be an attribute of the right form")
+
+
+def _selection(where: Path, name: str, entry: Any) -> None:
+    about = f"selection of {name}"
+    given = dict(typed(where, about, entry, dict))
+    typed(where, f"selector of {about}", given.pop("selector", None), str)
+    typed(where, f"visible of {about}", given.pop("visible", None), dict)
+    if not all(isinstance(x, str) or _within(x, 0) for x in given.values()):
+        refuse(where, f"{about} must have a selector, numbers below 2**20, and visible")
 
 
 def _row(value: Any, length: int) -> bool:

@@ -14,6 +14,7 @@ from sparse_ref.conformance.probes import PROBES, Rng
 from sparse_ref.golden.text import drawn
 
 from .plan import BATCH, CROSS, GROUPS, LONG, RAGGED, SLOPE, SLOPES, STEP, TALL, Plan
+from .selected import chosen
 from .stream import Stream
 
 TYPES = ("float32", "float16", "bfloat16")
@@ -40,6 +41,8 @@ def build(plan: Plan) -> tuple[dict[str, Any], Tensors]:
         name: value(rng, s) if callable(value) else value for name, value in plan.options.items()
     }
     call = Call(q, k, v, plan.pattern, attributes)
+    if plan.selector is not None:
+        call = call._replace(pattern=chosen(plan.selector, call))
     counts = seen(call)
     flags = {*plan.flags, *SIZE_FLAGS.get(s, ()), *PROBE_FLAGS.get(plan.probe, ())}
     flags |= plant(plan.plant, call, counts)
@@ -58,7 +61,7 @@ def build(plan: Plan) -> tuple[dict[str, Any], Tensors]:
         "comment": comment(plan),
         "flags": sorted(flags),
         "result": "valid",
-        "pattern": sr.to_dict(plan.pattern),
+        "pattern": sr.to_dict(call.pattern),
         "words": plan.words,
         "sizes": s._asdict(),
         "probe": plan.probe,
@@ -69,6 +72,8 @@ def build(plan: Plan) -> tuple[dict[str, Any], Tensors]:
             "rows": drawn(counts.reshape(math.prod(counts.shape[:3]), s.n), runs=s.n > DRAWN),
         },
     }
+    if plan.selector is not None:
+        record["selection"] = plan.selector.to_dict()
     return record, tensors
 
 

@@ -145,6 +145,25 @@ FLAGS: dict[str, Row] = {
     "Scale": ("SCALE", "a scale that is not d ** -0.5", "the default is used as well", ()),
     "SeenNaN": ("NONFINITE", "NaN in a key that some rows see",
                 "it spreads to rows that do not see it, or is lost", ()),
+    "Selection": (
+        "MASK", "keys chosen by q and k: `selection` says how, the mask and the lists what",
+        "a key that the query cannot see is chosen, or scores are taken of another head",
+        ("1bit-MONSTER/1bit-MONSTER/pull/2421",),
+    ),
+    "SelectionBlocks": (
+        "BOUNDARY", "blocks of keys are chosen, the last of them cut",
+        "the cut block is dropped, or its mean is over a whole block", (),
+    ),
+    "SelectionForced": (
+        "MASK", "the query's own block is chosen first, and counts",
+        "it is chosen besides, or a better one takes its place",
+        ("fla-org/flash-linear-attention/pull/845",),
+    ),
+    "SelectionTies": (
+        "ORDER", "equal scores: the smaller position is chosen",
+        "the order of ties is left to a sort that is not stable, or the last ones win",
+        ("ml-explore/mlx-lm/pull/1454",),
+    ),
     "SinkLogit": (
         "DENOMINATOR", "one more score a head, in the denominator only; lse includes it",
         "it gets a value, is scaled, or is left out of lse",

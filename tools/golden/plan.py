@@ -10,8 +10,10 @@ import sparse_ref as sr
 from sparse_ref.conformance.probes import Sizes
 from sparse_ref.patterns import Pattern
 
-from .options import OPTIONS, bias, lengths, sinks
+from .options import OPTIONS, bias, left_padded, lengths, padded_starts, sinks
 from .patterns import NAMED, PER_BATCH, Named
+from .selected import NAMED as SELECTED
+from .selected import TIES, Selector
 
 SQUARE = Sizes(1, 2, 1, 13, 13, 5, 3)
 CROSS = Sizes(1, 2, 2, 7, 19, 3, 5)  # fewer queries than keys
@@ -43,7 +45,8 @@ class Plan:
     """One case before it has values.
 
     `options` hold values, or functions of (stream, sizes) that draw them; `plant` changes the
-    arrays; `above` says which gradients arrive: "" for none, "out" or "out+lse".
+    arrays; `above` says which gradients arrive: "" for none, "out" or "out+lse". With a `selector`
+    the content chooses, and `pattern` is what it chooses from.
     """
 
     family: str
@@ -58,6 +61,7 @@ class Plan:
     plant: str = ""
     above: str = ""
     inline: bool = False
+    selector: Selector | None = None
 
     @property
     def id(self) -> str:
@@ -67,7 +71,8 @@ class Plan:
 
 def plans() -> list[Plan]:
     """Every case, in the order of the ids."""
-    found = [*_patterns(), *_long(), *_options(), *_special(), *_by_hand(), *_gradients()]
+    families = (_patterns, _long, _options, _special, _by_hand, _gradients, _selected)
+    found = [plan for family in families for plan in family()]
     ids = [plan.id for plan in found]
     twice = {i for i in ids if ids.count(i) > 1} if len(set(ids)) < len(ids) else set()
     if twice:
@@ -186,8 +191,6 @@ def _by_hand() -> Iterator[Plan]:
 def _gradients() -> Iterator[Plan]:
     more: dict[str, Any] = {"family": "gradients"}
     for name, named in NAMED.items():
-        if name == "nothing":
-            continue
         yield _of(name, named, SLOPE, "random", above="out", **more)
         yield _of(name, named, (CROSS, TALL, GROUPS, SLOPES)[len(name) % 4], "random",
                   above="out+lse", **more)  # fmt: skip
@@ -197,6 +200,21 @@ def _gradients() -> Iterator[Plan]:
                 s = SLOPE if name == "per-head-2" else SLOPES
                 one = _option(name, option, asked, flags, s, "random")
                 yield replace(one, family="gradients", above="out+lse")
+
+
+def _selected() -> Iterator[Plan]:
+    probes = {"random": (), "even": (TIES,), "steps": (TIES,)}
+    padded = {"kv_positions": left_padded, "q_start": padded_starts}
+    for name, one in SELECTED.items():
+        more: dict[str, Any] = {"selector": one}
+        given = ("selection", name, one.visible, one.words)
+        for probe, flags in probes.items():
+            for s in (SQUARE, CROSS, TALL, GROUPS, BATCH, STEP):
+                if s == TALL and one.visible == sr.Full():
+                    continue  # lists have no rows for queries before position 0
+                yield Plan(*given, one.flags + flags, s, probe, **more)
+            yield Plan(*given, (*one.flags, *flags, "KvPositions", "QStart"), BATCH, probe, padded,
+                       "+left-padding", **more)  # fmt: skip
 
 
 def in_core(plan: Plan) -> bool:

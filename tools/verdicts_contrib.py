@@ -1,0 +1,165 @@
+"""ONNX Runtime's own operators: GroupQueryAttention, MultiHeadAttention, SparseAttention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import sparse_ref as sr
+from sparse_ref.conformance import Case, Sizes
+
+from .verdicts_mistakes import BLOCK, BLOCK_PATTERNS, BLOCK_SPARSE, asked_of
+from .verdicts_onnx import in_ort, model, or_refused, session
+from .verdicts_peers import Peer, fitted, needed, question, same_heads, suite
+
+GROUPED = (
+    "query", "key", "value", "past_key", "past_value", "seqlens_k", "total_sequence_length",
+    "cos_cache", "sin_cache", "position_ids", "attention_bias", "head_sink",
+)  # fmt: skip
+MULTIHEAD = ("query", "key", "value", "bias", "key_padding_mask", "attention_bias")
+BLOCKED = (
+    "query", "key", "value", "past_key", "past_value", "block_row_indices", "block_col_indices",
+    "total_sequence_length", "key_total_sequence_lengths",
+)  # fmt: skip
+WITH_CACHE = ("output", "present_key", "present_value")
+
+
+def flat(x: Any) -> Any:
+    """(b, h, m, d) with heads in the last axis."""
+    b, h, m, d = x.shape
+    return np.ascontiguousarray(x.transpose(0, 2, 1, 3)).reshape(b, m, h * d)
+
+
+def split(x: Any, h: int, e: int) -> Any:
+    """The other way."""
+    return x.reshape(*x.shape[:2], h, e).transpose(0, 2, 1, 3)
+
+
+def grouped(q: Any, k: Any, v: Any, **given: Any) -> Any:
+    """com.microsoft.GroupQueryAttention; keys before the first query are its cache."""
+    (b, h, m, d), (_, g, n, _) = q.shape, k.shape
+    past = n - m
+    if past < 0:
+        raise NotImplementedError("it has no more queries than keys")
+    feeds = {
+        "query": flat(q), "key": flat(k[:, :, past:]), "value": flat(v[:, :, past:]),
+        "past_key": k[:, :, :past].copy(), "past_value": v[:, :, :past].copy(),
+        "seqlens_k": np.full(b, n - 1, np.int32),
+        "total_sequence_length": np.array([n], np.int32),
+    }  # fmt: skip
+    for name in ("attention_bias", "head_sink"):
+        if name in given:
+            feeds[name] = np.asarray(given.pop(name)).astype(q.dtype)
+    made = model(
+        "GroupQueryAttention", GROUPED, WITH_CACHE, feeds, domain="com.microsoft", num_heads=h,
+        kv_num_heads=g, **given,
+    )  # fmt: skip
+    return split(in_ort(made, feeds)[0], h, d)
+
+
+def grouped_by_bias(q: Any, k: Any, v: Any, pattern: Any, **attributes: Any) -> Any:
+    """The same with any pattern as a bias of -inf."""
+    asked = question(q, k, pattern, attributes)
+    given = asked.rest(scale="scale", softcap="softcap", sink_logits="head_sink", bias="bias")
+    bias = np.where(asked.mask(), given.pop("bias", 0.0), -np.inf)
+    return grouped(q, k, v, attention_bias=bias, causal=0, **given)
+
+
+def multihead(q: Any, k: Any, v: Any, pattern: Any, **attributes: Any) -> Any:
+    """com.microsoft.MultiHeadAttention with any pattern as a bias of -inf."""
+    h, e = q.shape[1], v.shape[3]
+    asked = question(q, k, pattern, attributes)
+    given = asked.rest(scale="scale", bias="bias")
+    bias = np.where(asked.mask(), given.pop("bias", 0.0), -np.inf).astype(q.dtype)
+    feeds = {"query": flat(q), "key": flat(k), "value": flat(v), "attention_bias": bias}
+    made = model(
+        "MultiHeadAttention", MULTIHEAD, ("output",), feeds, domain="com.microsoft", num_heads=h,
+        **given,
+    )  # fmt: skip
+    return split(in_ort(made, feeds)[0], h, e)
+
+
+def block_sparse(q: Any, k: Any, v: Any, pattern: Any, **attributes: Any) -> Any:
+    """com.microsoft.SparseAttention: causal, by blocks; its cache is bound as past and present."""
+    ort = needed("onnxruntime")
+    (b, h, m, d), (_, g, n, _) = q.shape, k.shape
+    layout, lengths = asked_of(pattern)
+    past, given = n - m, question(q, k, pattern, attributes).rest(scale="scale")
+    cache = [np.zeros((b, g, layout.shape[1] * BLOCK, d), np.float32) for _ in "kv"]
+    for buffer, x in zip(cache, (k, v), strict=True):
+        buffer[:, :, :past] = x[:, :, :past]
+    columns = [np.nonzero(one)[1] for one in layout]
+    width = max(map(len, columns))
+    feeds = {
+        "query": flat(q), "key": flat(k[:, :, past:]), "value": flat(v[:, :, past:]),
+        "past_key": cache[0], "past_value": cache[1],
+        "block_row_indices": np.array(
+            [np.append(0, np.cumsum(one.sum(axis=1))) for one in layout], np.int32
+        ),
+        "block_col_indices": np.array(
+            [np.pad(c, (0, width - len(c)), constant_values=-1) for c in columns], np.int32
+        ),
+        "total_sequence_length": np.array([n], np.int32),
+        "key_total_sequence_lengths": np.array(lengths or [n] * b, np.int32),
+    }  # fmt: skip
+    ready = session(model(
+        "SparseAttention", BLOCKED, WITH_CACHE, feeds, domain="com.microsoft", num_heads=h,
+        kv_num_heads=g, sparse_block_size=BLOCK, **given,
+    ))  # fmt: skip
+    binding = ready.io_binding()
+    values = {name: ort.OrtValue.ortvalue_from_numpy(x) for name, x in feeds.items()}
+    for name, value in values.items():
+        binding.bind_ortvalue_input(name, value)
+    binding.bind_output("output")
+    binding.bind_ortvalue_output("present_key", values["past_key"])
+    binding.bind_ortvalue_output("present_value", values["past_value"])
+    or_refused(lambda: ready.run_with_iobinding(binding))
+    out = split(binding.copy_outputs_to_cpu()[0], h, d).copy()
+    for row, length in enumerate(lengths or ()):
+        out[row, :, length:] = 0  # padding, of which nothing is asked
+    return out
+
+
+def blocks_cases() -> list[Case]:
+    """Layouts of blocks of 8; the last ones are those it gets wrong."""
+    prompt, some, step = (Sizes(2, 6, 3, m, n, 8, 8) for m, n in ((89, 89), (7, 71), (1, 83)))
+    short, drawn = Sizes(1, 6, 3, 37, 37, 8, 8), Sizes(2, 6, 3, 43, 43, 8, 8)
+    unequal = Sizes(2, 6, 3, 37, 37, 8, 8)
+    asked = [
+        ("phi-3", prompt), ("phi-3", some), ("phi-3", step), ("drawn blocks", drawn),
+        ("empty block row", short), ("block above", short), ("unequal lengths", unequal),
+    ]  # fmt: skip
+    return [
+        Case(name.replace(" ", "-"), BLOCK_PATTERNS[name], sizes, probe, {}, "float32", ("block",))
+        for name, sizes in asked
+        for probe in ("random", "even", "fingerprint", "low", "steps")
+    ]
+
+
+def by_eights() -> list[Case]:
+    """One sequence, heads of a multiple of 8, values as wide as keys."""
+    return fitted(
+        suite("float32"), b=lambda s: min(s.b, 1), d=lambda s: -(-s.d // 8) * 8, e=lambda s: s.d
+    )
+
+
+ORT = "onnxruntime"
+PEERS = (
+    Peer(
+        "ONNX Runtime, GroupQueryAttention", ORT, "local_window_size, its cache and sinks",
+        lambda: sr.Candidate(grouped, spell="ort_gqa"), by_eights,
+    ),
+    Peer(
+        "ONNX Runtime, GroupQueryAttention, bias", ORT, "attention_bias of -inf, causal=0",
+        lambda: grouped_by_bias, by_eights,
+    ),
+    Peer(
+        "ONNX Runtime, MultiHeadAttention", ORT, "attention_bias of -inf", lambda: multihead,
+        same_heads,
+    ),
+    Peer(
+        "ONNX Runtime, SparseAttention", ORT, "block_row_indices, block_col_indices",
+        lambda: block_sparse, blocks_cases, BLOCK_SPARSE,
+    ),
+)  # fmt: skip
