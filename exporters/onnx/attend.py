@@ -49,7 +49,8 @@ def attend(
 
     def again() -> tuple[Symbol, Symbol]:
         # under names of its own, or whatever is made alike above would be kept for this branch
-        apart = task._replace(of=Gathered(*(x.op("Identity") for x in of)), q=q.op("Identity"))
+        of_own = Gathered._make([*(x.op("Identity") for x in of[:3]), of.p, of.keys])
+        apart = task._replace(of=of_own, q=q.op("Identity"))
         return _softmax(apart, select=True)
 
     return _either(g, finite, lambda: (out, lse), again)
@@ -71,7 +72,7 @@ def _softmax(task: _Task, select: bool) -> tuple[Symbol, Symbol]:
     Scores are [p, batches, kv_heads, sharing, bq, keys]; matrices have sharing * bq rows.
     """
     g, n, a, lists, sinks, of, q = task
-    p, keys = of.seen.size(0), of.seen.size(2)
+    p, keys = of.p, of.keys
 
     def matrix(x: Symbol, columns: Symbol) -> Symbol:
         return x.reshape(p, n.batches, n.kv_heads, n.sharing * n.bq, columns)

@@ -23,7 +23,9 @@ from .sizes import Sizes
 FLOAT = onnx.TensorProto.FLOAT
 
 
-def loop_body(opset: int = 18, lse: bool = False, *, accumulate: int = FLOAT) -> Any:
+def loop_body(
+    opset: int = 18, lse: bool = False, *, accumulate: int = FLOAT, uniform: bool = False
+) -> Any:
     """The function `sparse_ref.SparseAttention` of a model, an onnx.FunctionProto.
 
     A Loop takes as many parts at a time as one row of query blocks has lists, longest parts first:
@@ -37,6 +39,8 @@ def loop_body(opset: int = 18, lse: bool = False, *, accumulate: int = FLOAT) ->
         Whether there is a second output, the log-sum-exp of every query.
     accumulate : onnx.TensorProto.FLOAT or DOUBLE
         What scores and sums are computed in; DOUBLE where a node of the model is of float64.
+    uniform : bool
+        Whether every node of the model has just this type: then nothing is cast.
 
     The output has the query's type. A query that sees no key gets 0. A NaN or infinity in a key or
     value that is not seen reaches no output; in a value that is seen it makes that entry NaN. Lists
@@ -50,13 +54,13 @@ def loop_body(opset: int = 18, lse: bool = False, *, accumulate: int = FLOAT) ->
 
     def run(g: Graph, n: Sizes, a: Arrays, lists: Lists, sinks: Symbol) -> _Result:
         parts, pieces = cut(g, n, lists, sinks, longest(n, lists))
-        p, step = parts.blocks.size(0), n.Bp * n.Hp
+        p, step = parts.p, n.Bp * n.Hp
         _, order = g.several("TopK", 2, parts.blocks, p)  # longest first
         least = n.S.op("Min", [1])  # a reduction wants one block, a gather wants keys for it
 
         def some(i: Symbol) -> tuple[Symbol, Symbol]:
             at = (i * step + g.range(step)).op("Min", p - 1)
-            few = parts.take(order.op("Gather", at))
+            few = parts.take(order.op("Gather", at), step)
             most = few.blocks.op("ReduceMax").op("Max", least)
             return attend(g, n, a, lists, few, most)
 
@@ -65,10 +69,12 @@ def loop_body(opset: int = 18, lse: bool = False, *, accumulate: int = FLOAT) ->
         place = order.op("ScatterElements", order, g.range(p))
         return pieces, place, times * step, out, sums
 
-    return _function(run, opset, lse, accumulate)
+    return _function(run, opset, lse, accumulate, uniform)
 
 
-def gather_body(opset: int = 18, lse: bool = False, *, accumulate: int = FLOAT) -> Any:
+def gather_body(
+    opset: int = 18, lse: bool = False, *, accumulate: int = FLOAT, uniform: bool = False
+) -> Any:
     """`loop_body` without a Loop: same parameters, same results, more memory.
 
     All parts are of one length, the one up to max(8, twice the mean) that pads the lists least, and
@@ -84,16 +90,15 @@ def gather_body(opset: int = 18, lse: bool = False, *, accumulate: int = FLOAT) 
         most = evenest(g, lists, longest(n, lists))
         parts, pieces = cut(g, n, lists, sinks, most)
         out, sums = attend(g, n, a, lists, parts, most * n.S.op("Min", [1]))
-        p = parts.blocks.size(0)
-        return pieces, g.range(p), p, out, sums
+        return pieces, g.range(parts.p), parts.p, out, sums
 
-    return _function(run, opset, lse, accumulate)
+    return _function(run, opset, lse, accumulate, uniform)
 
 
 _Result = tuple[Cut, Symbol, Symbol, Symbol, Symbol]  # the middle one: how many places there are
 
 
-def _function(run: Any, opset: int, lse: bool, kind: int) -> Any:
+def _function(run: Any, opset: int, lse: bool, kind: int, uniform: bool) -> Any:
     if opset < 18:
         raise ValueError(f"opset must be >= 18, got {opset}")
     g = Graph(helper.tensor_dtype_to_np_dtype(kind))
@@ -105,7 +110,10 @@ def _function(run: Any, opset: int, lse: bool, kind: int) -> Any:
     out, sums = joined(
         g, n, pieces, place, out.reshape(places, width, n.Ev), sums.reshape(places, width)
     )
-    out.op("CastLike", x["query"], called="Y")
+    if uniform:
+        out.op("Identity", called="Y")
+    else:
+        out.op("CastLike", x["query"], called="Y")
     if lse:
         sums.op("Identity", called="lse")
     return helper.make_function(

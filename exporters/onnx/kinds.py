@@ -50,10 +50,9 @@ class Grid(NamedTuple):
             g.range(nk).reshape(1, 1, 1, -1),
         )
 
-    @property
-    def shape(self) -> Symbol:
-        """Of one layout for each batch row."""
-        return self.start.graph.vector(self.rows, 1, self.nq, self.nk)
+    def shape(self, layouts: int) -> Symbol:
+        """Of so many layouts for each batch row."""
+        return self.start.graph.vector(self.rows, layouts, self.nq, self.nk)
 
     @property
     def q(self) -> Symbol:

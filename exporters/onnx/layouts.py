@@ -6,13 +6,15 @@ into kinds, as `sparse_ref.layouts.kinds` does, and one tile of each kind is eva
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from onnx import TensorProto
 
 import sparse_ref as sr
 
+from .alike import together
 from .graph import Graph, Symbol
 from .kinds import Grid, judged
 from .predicates import counted
@@ -53,11 +55,7 @@ def layout(
     """
     grid = Grid.of(g, size, q_len, kv_len, start)
     g.tables.row = g.range(grid.rows).reshape(-1, 1, 1, 1)
-    several = [judged(g, grid, one, d, len(patterns)) for d, one in enumerate(patterns)]
-    may, key = (
-        _stacked(g, [g.op("Expand", x, grid.shape) for x in ones])
-        for ones in zip(*several, strict=True)
-    )
+    may, key = _judged(g, grid, patterns)
     count = may.int64.op("ReduceSum", [3], keepdims=0)
     longest = g.op("Concat", count.reshape(-1), [1], axis=0).op("ReduceMax", keepdims=1)
     indices = g.several("TopK", 2, may.int64 * (grid.nk - grid.j), longest, axis=3)[1]
@@ -72,8 +70,26 @@ def layout(
     return Layout(indices, count, ids, tiles)
 
 
-def _stacked(g: Graph, several: list[Symbol]) -> Symbol:
-    return several[0] if len(several) == 1 else g.op("Concat", *several, axis=1)
+def _judged(g: Graph, grid: Grid, patterns: list[sr.Pattern]) -> list[Symbol]:
+    """What intervals say of every block, [rows, layouts, nq, nk]."""
+    formulas = [partial(judged, g, grid, one, d, len(patterns)) for d, one in enumerate(patterns)]
+    groups = [
+        (members, [g.op("Expand", x, grid.shape(len(members))) for x in found])
+        for members, found in together(g, formulas, lambda x, _: g.lift(x.reshape(1, -1, 1, 1)))
+    ]
+    if len(groups) == 1:
+        return groups[0][1]
+    stacked = [
+        g.op("Concat", *several, axis=1) for several in zip(*(x for _, x in groups), strict=True)
+    ]
+    order = np.argsort([d for members, _ in groups for d in members])
+    if (order == np.arange(len(order))).all():
+        return stacked
+    return [x.op("Gather", order, axis=1) for x in stacked]
+
+
+def _counted(g: Graph, pattern: sr.Pattern, q: Symbol, k: Symbol) -> tuple[Symbol]:
+    return (counted(g, pattern, q, k),)
 
 
 def _tiles(
@@ -97,9 +113,18 @@ def _tiles(
         q = grid.start.reshape(-1).op("Gather", row) + i * grid.size
         q = q + np.arange(grid.size).reshape(1, -1, 1)
         k = column * grid.size + np.arange(grid.size).reshape(1, 1, -1)
-        tiles = counted(g, patterns[0], q, k)
-        for number, pattern in enumerate(patterns[1:], 1):
-            tiles = (which == number).where(counted(g, pattern, q, k), tiles)
+
+        def own(numbers: Any, members: list[int]) -> Symbol:
+            spread = np.full(many, numbers[0])  # others are computed too, and must be able to
+            spread[members] = numbers
+            return g.lift(spread).op("Gather", which)
+
+        formulas = [partial(_counted, g, one, q, k) for one in patterns]
+        first, *others = together(g, formulas, own)
+        tiles = first[1][0]
+        for members, (theirs,) in others:
+            whose = g.lift(np.isin(np.arange(many), members)).op("Gather", which)
+            tiles = whose.where(theirs, tiles)
         shape = g.vector(CHUNK, grid.size, grid.size)
         return (tiles.op("Expand", shape).cast(TensorProto.UINT8),)
 

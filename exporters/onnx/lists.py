@@ -25,6 +25,8 @@ class Gathered(NamedTuple):
     tokens: Symbol  # [p, batches, kv_heads, keys] which of all B * G * S
     tiles: Symbol  # [p, blocks] the mask of each block
     seen: Symbol  # [p, batches, keys] whether there is such a key
+    p: Symbol
+    keys: Symbol
 
 
 class Lists:
@@ -65,7 +67,7 @@ class Lists:
     def gathered(self, parts: Parts, most: Symbol) -> Gathered:
         """What p parts read, `most` blocks each; what a part does not have is not seen."""
         g, n = self.g, self.n
-        p, keys = parts.blocks.size(0), most * n.bk
+        p, keys = parts.p, most * n.bk
         slot = g.range(most)
         live = slot < parts.blocks.op("Unsqueeze", [1])
         at = live.where(parts.first.op("Unsqueeze", [1]) + slot, 0)
@@ -74,14 +76,14 @@ class Lists:
         positions = (blocks.op("Unsqueeze", [2]) * n.bk + g.range(n.bk)).reshape(p, 1, keys)
         seen = positions < self.length.op("Gather", parts.batch).op("Unsqueeze", [2])
         clipped = positions.op("Min", n.S - 1).op("Unsqueeze", [1])
-        return Gathered(parts.keys.op("Unsqueeze", [3]) + clipped, tiles, seen)
+        return Gathered(parts.keys.op("Unsqueeze", [3]) + clipped, tiles, seen, p, keys)
 
     def bias(self, of: Gathered) -> Symbol:
         """What is added to scores [p, batches, 1, 1, bq, keys].
 
         The log of the multiplicity, -inf where a key is not seen.
         """
-        p, keys = of.seen.size(0), of.seen.size(2)
+        p, keys = of.p, of.keys
         tiles = self.log_times.op("Gather", of.tiles).swap(0, 2, 1, 3)
         tiles = tiles.reshape(p, 1, 1, 1, self.n.bq, keys)
         return tiles + of.seen.op("Unsqueeze", [2, 3, 4]).where(0.0, -np.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,18 @@ class Shape(NamedTuple):
     pieces: int  # parts of the longest list
 
 
-def estimated_peak(
+class Sizes(NamedTuple):
+    """Of one attention."""
+
+    batch: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    value_dim: int
+    dtype: str
+
+
+def body_peak(
     blocks: Blocks,
     *,
     head_dim: int,
@@ -51,26 +63,34 @@ def estimated_peak(
     --------
     >>> from sparse_ref import SlidingWindow, to_blocks
     >>> blocks = to_blocks(SlidingWindow(256, 256), 4096, 4096, heads=8)
-    >>> [estimated_peak(blocks, head_dim=64, body=body) >> 20 for body in BODIES]
+    >>> [body_peak(blocks, head_dim=64, body=body) >> 20 for body in BODIES]
     [16, 163]
     """
-    layouts = np.diff(blocks.indptr, axis=1)
-    alike = len(layouts) == 1  # one list of blocks for all heads
-    shape = working_shape(layouts if alike else layouts[blocks.head_layout], body)
-    heads, (bq, bk) = len(blocks.head_layout), blocks.block_size
-    bq = min(bq, blocks.q_len)
-    value_dim = value_dim or head_dim
-    served, read = (batch * heads, batch * (kv_heads or heads)) if alike else (batch, batch)
+    heads = len(blocks.head_layout)
+    sizes = Sizes(batch, heads, kv_heads or heads, head_dim, value_dim or head_dim, dtype)
+    return peak_of_rows([blocks], sizes, body)
+
+
+def peak_of_rows(rows: Sequence[Blocks], sizes: Sizes, body: str) -> int:
+    """`body_peak` of the layouts of all batch rows, or of one that serves all."""
+    b, h, g, d, e, dtype = sizes
+    first = rows[0]
+    alike = all(len(one.indptr) == 1 for one in rows)  # one list of blocks for all heads
+    counts = [np.diff(one.indptr, axis=1)[[0] if alike else one.head_layout] for one in rows]
+    shape = working_shape(np.concatenate(counts), body)
+    batches = b if len(rows) == 1 else 1
+    served, read = (batches * h, batches * g) if alike else (batches, batches)
+    bq, bk = min(first.block_size[0], first.q_len), first.block_size[1]
     width = 8 if dtype == "float64" else 4
     cast = 0 if dtype in ("float32", "float64") else 2  # a half is gathered, then widened
 
     keys = shape.step * shape.longest * bk
     tokens = 8 * keys * read
-    k, v = (keys * read * e * (width + cast) for e in (head_dim, value_dim))
-    scores, bias = (keys * bq * of * width for of in (served, batch))
-    part = served * bq * value_dim * width
+    k, v = (keys * read * size * (width + cast) for size in (d, e))
+    scores, bias = (keys * bq * of * width for of in (served, batches))
+    part = served * bq * e * width
     made = shape.parts * part
-    output = batch * heads * blocks.q_len * value_dim * (width + cast)
+    output = b * h * first.q_len * e * (width + cast)
     joined = shape.joined * part
     return max(
         made + tokens + max(k + scores + bias, 2 * scores + bias, scores + v),
@@ -78,31 +98,6 @@ def estimated_peak(
         made + 2 * joined * shape.pieces,
         made + (made + joined if joined else 0) + output,
     )
-
-
-def check_peak(max_bytes: int, blocks: Blocks, *, body: str = "loop", **sizes: Any) -> int:
-    """`estimated_peak(blocks, body=body, **sizes)`, which must not be above `max_bytes`.
-
-    Raises
-    ------
-    ValueError
-        If it is.
-
-    Examples
-    --------
-    >>> from sparse_ref import Full, to_blocks
-    >>> check_peak(9, to_blocks(Full(), 64, 99), head_dim=512, body="gather")
-    Traceback (most recent call last):
-    ...
-    ValueError: max_bytes must be >= 459776 for the gather body at 64 queries and 99 keys, got 9
-    """
-    needed = estimated_peak(blocks, body=body, **sizes)
-    if needed > max_bytes:
-        raise ValueError(
-            f"max_bytes must be >= {needed} for the {body} body at {blocks.q_len} queries and "
-            f"{blocks.kv_len} keys, got {max_bytes}"
-        )
-    return needed
 
 
 def working_shape(counts: NDArray[np.int64], body: str) -> Shape:

@@ -19,6 +19,8 @@ __all__ = ["attention_node", "finish", "sentence"]
 
 UNLIMITED = "sparse_ref.key_length"  # neutral tensors, added to the graph by `finish`
 NO_SINKS = "sparse_ref.sinks"
+UNKNOWN = onnx.TensorProto.UNDEFINED
+BODY = "sparse_ref.body"  # key of metadata: which body the file has, inlined or not
 
 
 def attention_node(
@@ -53,7 +55,7 @@ def attention_node(
     >>> node = attention_node(list("qkv") + ["indices", "count", "ids", "masks"], "y",
     ...                       pattern=sr.Causal(), block_size=(16, 16), scale=0.5)
     >>> node.metadata_props[0].value
-    '{"kind": "Causal"}'
+    '{"kind":"Causal"}'
     """
     if not len(INPUTS) - 2 <= len(inputs) <= len(INPUTS):
         raise ValueError(f"inputs must be 7 to 9 names, got {len(inputs)}")
@@ -69,7 +71,7 @@ def attention_node(
         softcap=float(softcap or 0.0),
     )
     for key, value in (
-        ("sparse_ref.pattern", json.dumps(sr.to_dict(pattern))),
+        ("sparse_ref.pattern", json.dumps(sr.to_dict(pattern), separators=(",", ":"))),
         ("sparse_ref.sentence", sentence(pattern)),
     ):
         node.metadata_props.add(key=key, value=value)
@@ -107,7 +109,7 @@ def finish(model: Any, opset: int, body: str = "loop") -> Any:
     model.ir_version = max(model.ir_version, 10)  # the first with metadata on nodes
     kinds = _query_types(model, ours)
     for node, kind in zip(ours, kinds, strict=True):
-        _fill_in(model.graph, node, kind)
+        _fill_in(model.graph, node, kind or onnx.TensorProto.FLOAT)
     double = onnx.TensorProto.DOUBLE in kinds
     lse = any(len(node.output) > 1 for node in ours)
     if double and lse and len(set(kinds)) > 1:
@@ -118,26 +120,30 @@ def finish(model: Any, opset: int, body: str = "loop") -> Any:
     others = [one for one in model.functions if (one.domain, one.name) != (DOMAIN, OP)]
     del model.functions[:]
     accumulate = onnx.TensorProto.DOUBLE if double else onnx.TensorProto.FLOAT
-    model.functions.extend([*others, _function(body, opset, lse, accumulate)])
+    model.functions.extend([*others, _function(body, opset, lse, accumulate, set(kinds))])
+    kept = {one.key: one.value for one in model.metadata_props} | {BODY: body}
+    del model.metadata_props[:]
+    for name, value in kept.items():
+        model.metadata_props.add(key=name, value=value)
     checker.check_model(model, full_check=True)
     return model
 
 
-def _function(body: str, opset: int, lse: bool, accumulate: int) -> Any:
+def _function(body: str, opset: int, lse: bool, accumulate: int, kinds: set[int]) -> Any:
     bodies = {"loop": loop_body, "gather": gather_body}
     if body not in bodies:
         raise ValueError(f"body must be one of {', '.join(bodies)}, got {body!r}")
-    return bodies[body](opset, lse, accumulate=accumulate)
+    return bodies[body](opset, lse, accumulate=accumulate, uniform=kinds == {accumulate})
 
 
 def _query_types(model: Any, ours: list[Any]) -> list[int]:
-    """The element type of the queries of every node of ours."""
+    """The element type of the queries of every node of ours, `UNKNOWN` where nothing says it."""
     graph = shape_inference.infer_shapes(model).graph
     known = {
         value.name: value.type.tensor_type.elem_type
         for value in (*graph.input, *graph.value_info, *graph.output)
     } | {tensor.name: tensor.data_type for tensor in graph.initializer}
-    return [known.get(node.input[0], onnx.TensorProto.FLOAT) for node in ours]
+    return [known.get(node.input[0], UNKNOWN) for node in ours]
 
 
 def _fill_in(graph: Any, node: Any, kind: int) -> None:

@@ -108,7 +108,7 @@ def say(item: Any, pattern: sr.Pattern, sentence: str, **values: Any) -> None:
     `values` are fields of `Observed` that the node itself does not say.
     """
     said = {
-        PATTERN: json.dumps(sr.to_dict(pattern)),
+        PATTERN: json.dumps(sr.to_dict(pattern), separators=(",", ":")),
         SENTENCE: sentence,
         VALUES: json.dumps({name: value for name, value in values.items() if value is not None}),
     }

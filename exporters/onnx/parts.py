@@ -24,10 +24,11 @@ class Parts(NamedTuple):
     queries: Symbol  # [p, batches, heads, bq] which of all B * H * L
     keys: Symbol  # [p, batches, kv_heads] the first of its head's among all B * G * S
     sinks: Symbol  # [p, heads] in a list's first part alone
+    p: Symbol
 
-    def take(self, rows: Symbol) -> Parts:
-        """These rows."""
-        return Parts(*(x.op("Gather", rows) for x in self))
+    def take(self, rows: Symbol, p: Symbol) -> Parts:
+        """These rows, p of them."""
+        return Parts._make([*(x.op("Gather", rows) for x in self[:6]), p])
 
 
 class Cut(NamedTuple):
@@ -63,6 +64,7 @@ def cut(g: Graph, n: Sizes, lists: Lists, sinks: Symbol, most: Symbol) -> tuple[
         sinks=(ordinal.op("Unsqueeze", [1]) > 0).where(
             -np.inf, sinks.op("Expand", n.H).op("Gather", heads)
         ),
+        p=of.size(0),
     )
     return parts, Cut(number, number.op("CumSum", 0) - number, highest)
 

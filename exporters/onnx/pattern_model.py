@@ -29,7 +29,7 @@ def pattern_to_onnx(
     value_dim: int | None = None, dtype: str = "float32", scale: float | None = None,
     softcap: float | None = None, sinks: bool = False, key_length: bool = False,
     q_start: bool = False, mode: str = "custom", body: str = "loop", opset: int | None = None,
-    dynamic: bool = True,
+    dynamic: bool = True, length: Any = None, max_bytes: int | None = None,
 ) -> Any:  # fmt: skip
     """Attention over a pattern as an onnx.ModelProto: inputs q, k, v, output y.
 
@@ -49,6 +49,7 @@ def pattern_to_onnx(
     dtype : "float32", "float64", "float16" or "bfloat16"
     scale : float, default head_dim ** -0.5
     softcap : float > 0, optional
+        With dtype float64 a number that float32 has, since ONNX keeps attributes so.
     sinks : bool
         Whether there is an input sinks [heads]: one more score each, in the denominator only.
     key_length : bool
@@ -67,11 +68,16 @@ def pattern_to_onnx(
     dynamic : bool
         False: the lengths are fixed, as many queries and keys as the pattern covers, so it must be
         one that carries a length.
+    length : int or (q_len, kv_len), optional
+        The model's metadata says the estimated peak memory of its body there, for one batch row:
+        `estimated_peak`. Default: none is said; the pattern's own length if there is `max_bytes`.
+    max_bytes : int, optional
+        The most that this may be.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is none of this.
+        If an argument is none of this, or `max_bytes` is too little.
     NotImplementedError
         If the mode cannot say the pattern; the sentence names one that can.
 
@@ -82,13 +88,21 @@ def pattern_to_onnx(
     (['q', 'k', 'v'], True)
     """
     from .modes import convert
+    from .peak import reported
 
     request = Request(
         pattern, heads=heads, kv_heads=kv_heads, head_dim=head_dim, value_dim=value_dim,
         dtype=dtype, scale=scale, softcap=softcap, sinks=sinks, key_length=key_length,
         q_start=q_start, opset=opset, dynamic=dynamic,
     )  # fmt: skip
-    return convert(request, mode=mode, body=body)
+    made = convert(request, mode=mode, body=body)
+    if length is None and max_bytes is not None:
+        length = pattern.covers
+        if length is None:
+            raise ValueError(
+                "length must be given with max_bytes for a pattern that carries no length"
+            )
+    return made if length is None else reported(made, length, max_bytes)
 
 
 def pattern_model(request: Request, *, body: str = "loop", inline: bool = False) -> Any:
@@ -130,7 +144,7 @@ def pattern_model(request: Request, *, body: str = "loop", inline: bool = False)
         graph, opset_imports=imports, producer_name="sparse_ref", ir_version=oldest
     )
     model = finish(model, opset, body)
-    return _inlined(model) if inline else model
+    return inlined(model) if inline else model
 
 
 class _Made(NamedTuple):
@@ -224,7 +238,7 @@ def _spread(g: Graph, made: Layout, which: Any, start: Symbol) -> Layout:
     return Layout(indices, count, ids, made.tile_masks)
 
 
-def _inlined(model: Any) -> Any:
+def inlined(model: Any) -> Any:
     """The model in standard operators alone."""
     model = inliner.inline_local_functions(model)
     kept = [one for one in model.opset_import if one.domain != DOMAIN]

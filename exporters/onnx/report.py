@@ -19,6 +19,7 @@ Rows = dict[tuple[str, str], list[Verdict]]
 class ProviderRun:
     """One execution provider of ONNX Runtime; `skipped` says why it did not run, if it did not.
 
+    `kernel` says that ours was registered, so that it runs the operator and not the body.
     `placed` are the nodes as they ran, by whichever provider; `ways` says of each attention whether
     a kernel of a provider ran it or its body in standard operators; `largest` is the case that
     `cost` is of.
@@ -32,6 +33,12 @@ class ProviderRun:
     problems: list[str] = field(default_factory=list)
     cost: Cost | None = None
     largest: str = ""
+    kernel: bool = False
+
+    @property
+    def title(self) -> str:
+        """The provider, and our kernel where it is."""
+        return f"{self.provider}, the registered kernel" if self.kernel else self.provider
 
     @property
     def elsewhere(self) -> list[Placed]:
@@ -65,7 +72,7 @@ class Report:
     @property
     def problems(self) -> list[str]:
         """What is wrong beside numbers, with the provider it is wrong on."""
-        return [f"{run.provider}: {one}" for run in self.runs for one in run.problems]
+        return [f"{run.title}: {one}" for run in self.runs for one in run.problems]
 
     @property
     def wrong(self) -> list[str]:
@@ -79,7 +86,7 @@ class Report:
         return [
             f"{run.provider}: {run.skipped}"
             for run in self.runs
-            if run.skipped and run.provider in self.asked
+            if run.skipped and run.provider in self.asked and not run.kernel
         ]
 
     @property
@@ -132,9 +139,9 @@ class Report:
 
 def _of_run(run: ProviderRun) -> list[str]:
     if run.skipped:
-        return [f"{run.provider}: skipped, {run.skipped}"]
+        return [f"{run.title}: skipped, {run.skipped}"]
     here = len(run.placed) - len(run.elsewhere)
-    lines = [run.provider, *_table(run.verdicts)]
+    lines = [run.title, *_table(run.verdicts)]
     if run.placed:
         lines.append(f"  ran {here} of {len(run.placed)} nodes")
     lines += [f"  {name} ran as {way}" for name, way in run.ways.items()]

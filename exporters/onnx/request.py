@@ -30,6 +30,7 @@ class Request:
         float32, float64, float16 or bfloat16.
     scale : float > 0
     softcap : float > 0 or None
+        A number of float32 where dtype is float64.
     sinks, key_length, q_start : bool
         Whether the model has the input of that name.
     opset : int or None
@@ -88,6 +89,8 @@ class Request:
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        if self.dtype == "float64" and self.softcap is not None:
+            _check_exact(self.softcap)
         if not self.dynamic:
             self._check_fixed()
 
@@ -109,6 +112,16 @@ def _dtype(value: Any) -> str:
     if name not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {name}")
     return name
+
+
+def _check_exact(softcap: float) -> None:
+    """Refuse what the file would silently compute with another number in float64."""
+    kept = float(np.float32(softcap))  # no input takes it instead, as the queries do for the scale
+    if kept != softcap:
+        raise ValueError(
+            f"softcap must be a float32 number where dtype is float64, as ONNX keeps attributes: "
+            f"give {kept!r}, got {softcap!r}"
+        )
 
 
 def _positive(name: str, value: Any) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,19 +41,23 @@ class Cost(NamedTuple):
     peak_bytes: int
 
 
-def session(model: Any, provider: str, profile: Path | None = None) -> Any:
+def session(model: Any, provider: str, profile: Path | None = None, *, kernel: bool = False) -> Any:
     """A session for one provider; the CPU stands behind it, as integers belong there.
+
+    `kernel` registers ours, which then runs the operator in place of its body.
 
     Raises
     ------
     UnavailableError
-        If this ONNX Runtime, or this machine, has no such provider.
+        If this ONNX Runtime, or this machine, has no such provider, or cannot have our kernel.
     """
     if provider not in onnxruntime.get_available_providers():
         version = onnxruntime.__version__
         raise UnavailableError(f"this ONNX Runtime {version} is built without {provider}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = QUIET
+    if kernel:
+        _register(options)
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     chain = [provider] if provider == CPU else [provider, CPU]
@@ -63,6 +68,17 @@ def session(model: Any, provider: str, profile: Path | None = None) -> Any:
             f"{provider} is listed but cannot start here; ONNX Runtime chose {ran}"
         )
     return ready
+
+
+def _register(options: Any) -> None:
+    try:
+        from .native import register_kernels
+    except ModuleNotFoundError as missing:
+        raise UnavailableError(f"{missing.name} is not installed") from None
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if not register_kernels(options):
+            raise UnavailableError(str(said[-1].message))
 
 
 def run(
@@ -104,17 +120,17 @@ def shared_buffers(model: Any) -> dict[str, str]:
 
 
 def measured(
-    model: Any, provider: str, feed: Mapping[str, Array], times: int = 3
+    model: Any, provider: str, feed: Mapping[str, Array], *, kernel: bool = False, times: int = 3
 ) -> tuple[Cost, list[Placed]]:
     """The model as it is: time without profiling, then memory and placement with it."""
     names, shared = [one.name for one in model.graph.output], shared_buffers(model)
-    ready, seconds = session(model, provider), []
+    ready, seconds = session(model, provider, kernel=kernel), []
     for _ in range(times):
         start = time.perf_counter()
         run(ready, feed, names, shared)
         seconds.append(time.perf_counter() - start)
     with tempfile.TemporaryDirectory() as folder:
-        profiled = session(model, provider, Path(folder) / "run")
+        profiled = session(model, provider, Path(folder) / "run", kernel=kernel)
         run(profiled, feed, names, shared)
         events = json.loads(Path(profiled.end_profiling()).read_text())
     ran = [one for one in events if one.get("cat") == "Node" and "provider" in one["args"]]

@@ -131,7 +131,8 @@ class Symbol:
 
     def size(self, axis: int) -> Symbol:
         """One length of the shape, as a tensor of one element."""
-        return self.op("Shape", start=axis, end=axis + 1)
+        end = {} if axis == -1 else {"end": axis + 1}
+        return self.op("Shape", start=axis, **end)
 
     def reshape(self, *sizes: Any) -> Symbol:
         """Sizes are ints or tensors of one element; one may be -1; none for a scalar."""

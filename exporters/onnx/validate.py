@@ -27,6 +27,8 @@ from .schema import DOMAIN, OP, register
 from .tapping import constants, element_types, in_numpy_types, tapped
 from .whole import NotRunError, end_to_end
 
+KERNEL = "a kernel of"
+
 
 def validate_onnx(
     model: Any,
@@ -51,7 +53,9 @@ def validate_onnx(
     Report
         `str` of it is a table, `ok` the verdict. Each attention's output is within `error_bound`
         of `attention` on the very tensors that reached it, its block lists say its pattern, and
-        the whole agrees with onnx's ReferenceEvaluator that has the oracle as operator.
+        the whole agrees with onnx's ReferenceEvaluator that has the oracle as operator. On the CPU
+        our operator runs twice, by its body and by the registered kernel; where there can be no
+        kernel the report says why.
 
     Raises
     ------
@@ -71,7 +75,11 @@ def validate_onnx(
     attentions = observed(loaded)
     chosen = [Case(f"case {i}", _fed(one)) for i, one in enumerate(cases or ())]
     judge_of = _Judge(loaded, attentions, chosen or drawing.draw(loaded, attentions))
-    runs = [judge_of.on(provider) for provider in providers or (CPU, CUDA)]
+    runs = []
+    for provider in providers or (CPU, CUDA):
+        runs.append(judge_of.on(provider))
+        if provider == CPU and judge_of.operators:
+            runs.append(judge_of.on(provider, kernel=True))
     evaluated, unevaluated = judge_of.evaluated()
     return Report(
         model=Path(model).name if isinstance(model, (str, Path)) else "model in memory",
@@ -100,21 +108,25 @@ class _Judge:
             (one.domain, one.name) == (DOMAIN, OP) and any(n.op_type == "Loop" for n in one.node)
             for one in model.functions
         )
+        self.operators = {
+            node.name for node in model.graph.node if (node.domain, node.op_type) == (DOMAIN, OP)
+        }
         self.shown = in_numpy_types(tapped(model, names))
         self.plain = in_numpy_types(model)
         self.fixed = constants(self.shown)
         self.got: dict[str, dict[str, Any]] = {}  # of the first provider that ran, by case
 
-    def on(self, provider: str) -> ProviderRun:
-        """Every case on one provider."""
+    def on(self, provider: str, *, kernel: bool = False) -> ProviderRun:
+        """Every case on one provider, our operator by its body or by our kernel."""
         names = [one.name for one in self.shown.graph.output]
         shared = shared_buffers(self.plain)
         try:
-            ready = session(self.shown, provider)
+            ready = session(self.shown, provider, kernel=kernel)
         except UnavailableError as reason:
-            return ProviderRun(provider, skipped=str(reason))
+            return ProviderRun(provider, skipped=str(reason), kernel=kernel)
         except Exception as error:  # ONNX Runtime has a type for every status
-            return ProviderRun(provider, None, [_failed("load", "any case", error)])
+            failed = _failed("load", "any case", error)
+            return ProviderRun(provider, None, [failed], kernel=kernel)
         verdicts, ran = [], []
         for case in self.cases:
             try:
@@ -128,19 +140,25 @@ class _Judge:
                 values = {**self.fixed, **case.feed, **got}
                 verdicts += judge(one, values, self.kinds, case.label)
         if not ran:
-            return ProviderRun(provider, None, verdicts)
+            return ProviderRun(provider, None, verdicts, kernel=kernel)
         largest = max(ran, key=lambda case: sum(x.size for x in case.feed.values()))
-        cost, placed = measured(self.plain, provider, largest.feed)
+        cost, placed = measured(self.plain, provider, largest.feed, kernel=kernel)
+        ways = self._ways(placed)
         problems = self.cuda_problems(placed) if provider == CUDA else []
+        problems += [
+            f"{name} ran as {way} although the kernel is registered"
+            for name, way in ways.items()
+            if kernel and name in self.operators and not way.startswith(KERNEL)
+        ]
         return ProviderRun(
-            provider, None, verdicts, placed, self._ways(placed), problems, cost, largest.label
+            provider, None, verdicts, placed, ways, problems, cost, largest.label, kernel
         )
 
     def _ways(self, placed: list[Placed]) -> dict[str, str]:
         """Whether a kernel ran each attention, or what its function expands to."""
         kernels = {(one.name, one.operator): one.provider for one in placed}
         return {
-            one.name: f"a kernel of {kernels[at]}" if at in kernels else "standard operators"
+            one.name: f"{KERNEL} {kernels[at]}" if at in kernels else "standard operators"
             for one in self.attentions
             for at in [(one.name, one.operator.rpartition(".")[2])]
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sparse_ref as sr
 
-MANY = 4  # heads or batch rows that are spelled out
+MANY = 2  # heads or batch rows that are spelled out
 
 
 def sentence(pattern: sr.Pattern) -> str:

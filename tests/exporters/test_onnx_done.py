@@ -109,7 +109,8 @@ def in_runtime_with_kernel(model):
         warnings.simplefilter("always")
         if not register_kernels(options):
             pytest.skip(str(said[-1].message))
-    return _answers(options, model)
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return _answers(options, model, ours=True)
 
 
 def in_evaluator(model):
@@ -117,9 +118,12 @@ def in_evaluator(model):
     return lambda feed: ready.run(["y"], feed)[0]
 
 
-def _answers(options, model):
+def _answers(options, model, *, ours=False):
     options.log_severity_level, options.intra_op_num_threads = 4, 1
     ready = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU])
+    if ours:  # the kernel is what runs, not the body
+        parts = ready.get_provider_graph_assignment_info()
+        assert "SparseAttention" in {node.op_type for one in parts for node in one.get_nodes()}
     names, shared = [one.name for one in model.graph.output], shared_buffers(model)
     return lambda feed: run(ready, _with_cache(feed) if shared else feed, names, shared)["y"]
 

@@ -12,7 +12,8 @@ import sparse_ref as sr
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from exporters.onnx import check_peak, estimated_peak  # noqa: E402
+from exporters import to_onnx  # noqa: E402
+from exporters.onnx import body_peak, estimated_peak  # noqa: E402
 from exporters.onnx.memory import working_shape  # noqa: E402
 from tests.exporters.any_lists import BODIES, feed_of, model  # noqa: E402
 
@@ -72,7 +73,7 @@ def test_the_estimate_knows_the_parts_of_the_gather_body(name, tmp_path):
 def test_the_estimate_grows_with_what_is_listed(body):
     def estimate(pattern, n, **other):
         blocks = sr.to_blocks(pattern, n, n, block_size=16, heads=4)
-        return estimated_peak(blocks, head_dim=32, body=body, **other)
+        return body_peak(blocks, head_dim=32, body=body, **other)
 
     window = sr.SlidingWindow(32, 32)
     assert estimate(window, 2048) == pytest.approx(4 * estimate(window, 512), rel=0.1)
@@ -81,15 +82,84 @@ def test_the_estimate_grows_with_what_is_listed(body):
     assert estimate(window, 512, batch=3) == pytest.approx(3 * estimate(window, 512), rel=0.1)
 
 
-def test_a_limit_is_refused_in_one_sentence():
-    blocks = sr.to_blocks(sr.Full(), 64, 96, block_size=16)
-    needed = check_peak(2**30, blocks, head_dim=8, body="gather")
-    assert check_peak(needed, blocks, head_dim=8, body="gather") == needed
+@pytest.mark.parametrize("mode", ["custom", "inline"])
+@pytest.mark.parametrize("body", BODIES)
+def test_a_file_needs_what_its_body_needs_on_the_lists_of_its_pattern(body, mode):
+    model = to_onnx(GLOBAL, heads=4, kv_heads=2, head_dim=32, value_dim=16, mode=mode, body=body)
+    for m, n in [(1, 1), (1, 191), (700, 700), (33, 700)]:
+        blocks = sr.to_blocks(GLOBAL, m, n, heads=4)
+        want = body_peak(blocks, head_dim=32, value_dim=16, kv_heads=2, batch=3, body=body)
+        assert estimated_peak(model, m, n, batch=3) == max(want, LISTS * blocks_of(m, n))
+
+
+LISTS = 8 * (10 + 2)  # bytes for every block of the grid, with one layout
+
+
+def blocks_of(m, n):
+    return -(-m // 64) * -(-n // 64)
+
+
+def test_the_lists_of_a_long_file_weigh_more_than_its_attention():
+    model = to_onnx(WINDOW, heads=1, head_dim=1)
+    assert estimated_peak(model, 65_536) == LISTS * blocks_of(65_536, 65_536)
+    stored = to_onnx(sr.RandomKeys(2, 0, 700), heads=1, head_dim=1)
+    blocks = sr.to_blocks(sr.RandomKeys(2, 0, 700), 700, 700)
+    assert estimated_peak(stored, 700) == body_peak(blocks, head_dim=1)
+
+
+def test_batch_rows_that_differ_are_counted_row_by_row():
+    rows = [sr.Full(), WINDOW]
+    model = to_onnx(sr.PerBatch(rows), heads=1, head_dim=8)
+    one, other = (estimated_peak(to_onnx(x, heads=1, head_dim=8), 2048) for x in rows)
+    assert other < estimated_peak(model, 2048, batch=2) <= 2 * one
+    with pytest.raises(ValueError, match=r"^batch must be the pattern's 2, got 3$"):
+        estimated_peak(model, 9, batch=3)
+
+
+def test_run_time_inputs_are_asked_for():
+    model = to_onnx(sr.Document(sr.Runtime("ids")), heads=1, head_dim=64)
+    apart = {"ids": np.arange(2048)[None] // 64}
+    together = {"ids": np.zeros((1, 2048), dtype=np.int64)}
+    few, many = (estimated_peak(model, 2048, given=given) for given in (apart, together))
+    assert few < many / 2
+    with pytest.raises(ValueError, match=r"^given must hold the run-time input 'ids', on which"):
+        estimated_peak(model, 2048)
+
+
+def test_to_onnx_reports_and_refuses():
+    options = {"heads": 4, "head_dim": 8, "body": "gather"}
+    model = to_onnx(WINDOW, **options, length=(64, 96))
+    needed = estimated_peak(model, 64, 96)
+    said = {one.key: one.value for one in model.metadata_props}
+    assert json.loads(said["sparse_ref.estimated_peak"]) == {
+        "batch": 1, "q_len": 64, "kv_len": 96, "bytes": needed,
+    }  # fmt: skip
+    to_onnx(WINDOW, **options, length=(64, 96), max_bytes=needed)
     sentence = f"max_bytes must be >= {needed} for the gather body at 64 queries and 96 keys, got 9"
-    with pytest.raises(ValueError, match=sentence):
-        check_peak(9, blocks, head_dim=8, body="gather")
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        to_onnx(WINDOW, **options, length=(64, 96), max_bytes=9)
+    with pytest.raises(ValueError, match=r"^length must be given with max_bytes for a pattern"):
+        to_onnx(WINDOW, **options, max_bytes=9)
+    with pytest.raises(ValueError, match=r"at 700 queries and 700 keys, got 9$"):
+        to_onnx(sr.RandomKeys(2, 0, 700), **options, max_bytes=9)
+    with pytest.raises(NotImplementedError, match=r"^the memory of Attention is not known: modes"):
+        to_onnx(WINDOW, heads=1, head_dim=8, mode="standard", length=9)
     with pytest.raises(ValueError, match=r"^body must be one of loop, gather, got 'coo'$"):
-        estimated_peak(blocks, head_dim=8, body="coo")
+        body_peak(sr.to_blocks(WINDOW, 9, 9), head_dim=8, body="coo")
+
+
+def test_the_command_line_says_it_at_each_length_and_refuses(tmp_path, capsys):
+    from sparse_ref.cli import main
+
+    line = ["export", "--pattern", "SlidingWindow(256, 256)", "-o", str(tmp_path / "m.onnx")]
+    assert main([*line, "--length", "4096", "8192"]) == 0
+    printed = capsys.readouterr().out
+    assert "Estimated peak at 4096 queries and keys, one batch row: 16.0 MiB\n" in printed
+    assert "Estimated peak at 8192 queries and keys, one batch row: 32.0 MiB\n" in printed
+    assert main([*line, "--length", "4096", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["estimated_peak"] == {"4096": 2**24}
+    assert main([*line, "--length", "4096", "--max-bytes", "9"]) == 2
+    assert "max_bytes must be >= 16777216 for the loop body" in capsys.readouterr().err
 
 
 MEASURED = """
@@ -134,7 +204,7 @@ def test_the_estimate_is_what_a_run_takes(body, name):
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, body, name], capture_output=True, text=True, check=True
     )
-    measured, estimated = int(done.stdout), estimated_peak(blocks, head_dim=64, body=body)
+    measured, estimated = int(done.stdout), body_peak(blocks, head_dim=64, body=body)
     assert 0.6 * estimated <= measured <= 1.6 * estimated
     if body == "loop" and n == 4096:
         assert measured <= 40 * 2**20
@@ -145,4 +215,4 @@ def test_the_gather_body_takes_at_most_three_times_the_listed_keys_and_values(na
     pattern, n = LAYOUTS_AT_LENGTH[name.replace("strided 16,384", "strided")][0], 16384
     blocks = sr.to_blocks(pattern, n, n, heads=8)
     listed = 8 * len(blocks.indices) * 64 * (64 + 64) * 4
-    assert estimated_peak(blocks, head_dim=64, body="gather") <= 3 * listed
+    assert body_peak(blocks, head_dim=64, body="gather") <= 3 * listed

@@ -253,6 +253,13 @@ def test_the_file_says_what_it_computes():
         ({"dtype": "int8"}, "dtype must be one of float32, float64, float16, bfloat16, got int8"),
         ({"scale": -1}, "scale must be > 0 and finite, or None, got -1"),
         ({"softcap": "x"}, "softcap must be a number > 0 or None, got 'x'"),
+        (
+            {"softcap": 0.3, "dtype": "float64"},
+            (
+                "softcap must be a float32 number where dtype is float64, as ONNX keeps "
+                "attributes: give 0.30000001192092896, got 0.3"
+            ),
+        ),
         ({"sinks": 1}, "sinks must be True or False, got 1"),
         ({"opset": 17}, "opset must be >= 18, got 17"),
         ({"mode": "dense"}, "mode must be one of"),

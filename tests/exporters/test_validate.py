@@ -16,7 +16,9 @@ pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper
 
 from exporters.onnx import running
+from exporters.onnx.judged import _compared
 from exporters.onnx.modes import convert
+from exporters.onnx.observed import observed
 from exporters.onnx.request import Request
 from exporters.onnx.running import CPU, CUDA
 from exporters.onnx.validate import validate_onnx
@@ -52,7 +54,7 @@ def test_a_good_file_is_ok_and_says_what_was_compared(report):
 
 
 def test_every_node_is_named_with_the_provider_that_ran_it(report):
-    on_cpu, on_cuda = report.runs
+    on_cpu, _, on_cuda = report.runs
     assert {one.provider for one in on_cpu.placed} == {CPU}
     assert len(on_cpu.placed) > 50
     assert any(one.operator == "Loop" and one.floating for one in on_cpu.placed)
@@ -62,11 +64,92 @@ def test_every_node_is_named_with_the_provider_that_ran_it(report):
     assert on_cuda.provider == CUDA
 
 
+def test_the_registered_kernel_is_judged_beside_the_body_and_proved_to_have_run(report):
+    body, kernel, _ = report.runs
+    if kernel.skipped:
+        pytest.skip(kernel.skipped)
+    assert (body.provider, kernel.provider) == (CPU, CPU)
+    assert (body.kernel, kernel.kernel) == (False, True)
+    assert kernel.ways == {"y.SparseAttention": f"a kernel of {CPU}"}
+    assert "SparseAttention" in {one.operator for one in kernel.placed}
+    assert "Loop" not in {one.operator for one in kernel.placed}
+    compared = [{(one.what, one.case) for one in run.verdicts} for run in (body, kernel)]
+    assert compared[0] == compared[1]
+    assert "CPUExecutionProvider, the registered kernel\n" in str(report)
+
+
+def test_a_kernel_that_is_registered_but_does_not_run_is_a_problem(monkeypatch, good):
+    """A registration that does nothing: the body runs, and agrees."""
+    monkeypatch.setattr("exporters.onnx.running._register", lambda options: None)
+    found = validated(good, CASES[:1])
+    assert not found.ok
+    (problem,) = found.problems
+    assert problem == (
+        "CPUExecutionProvider, the registered kernel: y.SparseAttention ran as standard operators "
+        "although the kernel is registered"
+    )
+
+
+def test_where_there_is_no_kernel_the_report_says_why_and_is_ok(monkeypatch, good):
+    def unable(options):
+        raise running.UnavailableError("there is no C compiler")
+
+    monkeypatch.setattr("exporters.onnx.running._register", unable)
+    found = validated(good, CASES[:1])
+    assert found.ok
+    assert "the registered kernel: skipped, there is no C compiler" in str(found)
+
+
+def test_a_wrong_answer_of_the_kernel_alone_is_found(monkeypatch, good):
+    plain = running.run
+
+    def off(ready, *arguments):
+        got = plain(ready, *arguments)
+        wrong = 1.001 if ready in registered else 1.0
+        return got | {"y": got["y"] * np.float32(wrong)}
+
+    registered, start = [], running.session
+
+    def noted(*arguments, kernel=False):
+        ready = start(*arguments, kernel=kernel)
+        if kernel:
+            registered.append(ready)
+        return ready
+
+    monkeypatch.setattr("exporters.onnx.validate.session", noted)
+    monkeypatch.setattr("exporters.onnx.validate.run", off)
+    found = validated(good, CASES[:1])
+    body, kernel = found.runs
+    assert kernel.skipped or ([one.ok for one in body.verdicts if one.what == "out"] == [True])
+    assert kernel.skipped or ([one.ok for one in kernel.verdicts if one.what == "out"] == [False])
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_a_value_that_is_seen_and_not_finite_may_give_nan_or_itself(good, bad):
+    case = draw(SIZE)
+    case["v"][:, :, 30] = bad
+    assert validated(good, [case]).ok
+
+
+@pytest.mark.parametrize(
+    ("want", "got", "fine"),
+    [
+        (math.inf, math.inf, True), (math.inf, math.nan, True), (-math.inf, math.nan, True),
+        (math.inf, -math.inf, False), (math.inf, 1.0, False), (math.nan, math.nan, True),
+        (math.nan, math.inf, False), (1.0, math.nan, False), (1.0, math.inf, False),
+    ],
+)  # fmt: skip
+def test_what_stands_for_an_infinity(want, got, fine):
+    one = observed(model(WINDOW, SIZE))[0]
+    arrays = (np.full((1, 1, 1, 1), x) for x in (got, want, 1e-6))
+    assert _compared(one, "out", "", *arrays).ok == fine
+
+
 def test_without_a_gpu_cuda_is_skipped_and_never_claimed(report, good):
     if CUDA in running.onnxruntime.get_available_providers():
         pytest.skip("there is CUDA")
-    assert "built without CUDAExecutionProvider" in report.runs[1].skipped
-    assert not report.runs[1].verdicts
+    assert "built without CUDAExecutionProvider" in report.runs[2].skipped
+    assert not report.runs[2].verdicts
     asked = validate_onnx(good, cases=CASES[:1], providers=[CUDA])
     assert not asked.ok
     assert str(asked).rpartition("NOT RUN")[2].startswith("\nCUDAExecutionProvider: this ONNX")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import re
 
 import numpy as np
@@ -11,6 +12,7 @@ import sparse_ref as sr
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
+from tests.runtimes import web
 from tools import runtimes
 from tools.runners import RUNTIMES, MissingError, RefusedError, Runtime
 from tools.runtime_cases import FORMS, HEADS, KV_HEADS, PATTERNS, SIZE, cases, distance, model
@@ -67,6 +69,8 @@ def files():
 
 
 def installed(name):
+    if name == "ONNX Runtime Web" and (reason := web.missing()):
+        pytest.skip(reason)
     try:
         RUNTIMES[name].version()
     except MissingError as reason:
@@ -81,6 +85,24 @@ def test_a_runtime_agrees_with_the_oracle_or_the_table_says_how_it_does_not(runt
 
     assert found.verdict == verdict, found
     assert re.search(said, found.said)
+
+
+def test_the_lock_file_names_no_registry():
+    """npm takes the packages from whatever registry it is set up for; their hashes are fixed."""
+    text = (web.HERE / "package-lock.json").read_text()
+    assert "resolved" not in text
+    assert "//" not in re.sub(r'"integrity": "[^"]*"', "", text)
+    packages = json.loads(text)["packages"]
+    assert all(one.get("integrity") for name, one in packages.items() if name)
+
+
+def test_an_install_that_fails_is_a_reason_and_leaves_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(web, "NPM", ["sh", "-c", "echo npm error 404 >&2; exit 1"])
+    assert web._install(tmp_path / "cache" / "web") == "npm ci failed: npm error 404"
+    assert not list((tmp_path / "cache").iterdir())
+    monkeypatch.setattr(web, "NPM", ["sh", "-c", "mkdir node_modules"])
+    assert web._install(tmp_path / "cache" / "web") is None
+    assert [one.name for one in (tmp_path / "cache").iterdir()] == ["web"]
 
 
 @pytest.mark.witness

@@ -66,10 +66,10 @@ def fault(tensors, node, job):
 @kernel
 def entries_fault(tensors, job, most):
     """The same for what the index tensors hold; counts the entries."""
-    job.shift = 0  # of tile numbers: 0 is full to the kernel, so another first tile moves up
+    other = np.uint8(0)
     for x in numbers(tensors[MASKS].data, job.bq * job.bk, np.uint8):
-        if x != 1:
-            job.shift = 1
+        other |= x ^ np.uint8(1)
+    job.shift = 1 if other else 0  # of tile numbers: 0 is full to the kernel, another moves up
     job.tiles += job.shift
     if tensors[LENGTH].shape[0] not in (1, job.b) or tensors[SINKS].shape[0] not in (1, job.h):
         return 7

@@ -77,9 +77,6 @@ def lay(job, tensors, node, w):
     turn = numbers(job.turn, job.rows, np.int64)
     for row in range(job.rows):
         turn[row] = row
-    logs = numbers(job.logs, 256, np.float64)
-    for times in range(256):
-        logs[times] = np.log2(max(times, 1))
     finite = numbers(job.finite, b * job.g * job.columns, np.uint8)
     finite[:] = 0
     lay_sinks(job, tensors[SINKS].data, tensors[SINKS].shape[0])
@@ -150,9 +147,13 @@ def lay_tiles(job, data, w):
     masks = carray(pointer(job.masks), (job.tiles, panels, bk, w), np.uint8)
     spans = carray(pointer(job.spans), (job.tiles, panels, 2), np.int64)
     counted = numbers(job.counted, job.tiles, np.uint8)
-    for tile in range(job.shift, job.tiles):
+    counted[0], spans[0, :, 0], spans[0, :, 1] = 0, 0, bk  # the first is full, its mask not read
+    filled = min(panels, (job.m + w - 1) // w)  # a step of decoding has a query or few
+    for tile in range(1, job.tiles):
         counted[tile] = 0
-        for panel in range(panels):
+        for panel in range(filled, panels):
+            spans[tile, panel, 0] = spans[tile, panel, 1] = 0
+        for panel in range(filled):
             first, last = bk, 0
             for key in range(bk):
                 for lane in range(w):
@@ -164,3 +165,16 @@ def lay_tiles(job, data, w):
                     if times > 1:
                         counted[tile] = 1
             spans[tile, panel, 0], spans[tile, panel, 1] = min(first, last), last
+    lay_logs(job, counted)
+
+
+@kernel
+def lay_logs(job, counted):
+    """What multiplicities add to scores, if there are any."""
+    several = False
+    for tile in range(job.tiles):
+        several = several or counted[tile] != 0
+    if several:
+        logs = numbers(job.logs, 256, np.float64)
+        for times in range(256):
+            logs[times] = np.log2(max(times, 1))
