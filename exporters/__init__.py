@@ -13,15 +13,32 @@ _HOME = {
     "SparseAttention": "exporters.pytorch",
     "SparseTransformer": "exporters.pytorch",
     "sparse_attention": "exporters.pytorch",
+    "to_flex": "exporters.pytorch",
+    "to_torch": "exporters.pytorch",
+    "emit": "exporters.pytorch",
+    "swap_attention": "exporters.pytorch",
+    "attention_maps": "exporters.pytorch",
+    "saved_bytes": "exporters.pytorch",
     "Longformer": "exporters.pytorch",
+    "GlobalAttention": "exporters.pytorch",
+    "KeyValueCache": "exporters.pytorch",
+    "LocalAttention": "exporters.pytorch",
+    "LongformerAttention": "exporters.pytorch",
+    "RandomAttention": "exporters.pytorch",
+    "Rotary": "exporters.pytorch",
+    "SparseEncoderDecoder": "exporters.pytorch",
+    "SparseTransformerBlock": "exporters.pytorch",
+    "factorised": "exporters.pytorch",
     "BigBird": "exporters.pytorch",
     "register_huggingface": "exporters.pytorch",
     "translations": "exporters.pytorch",
     "with_attention_nodes": "exporters.pytorch",
     "attention_node": "exporters.onnx",
     "block_tensors": "exporters.onnx",
+    "estimated_peak": "exporters.onnx",
     "finish": "exporters.onnx",
     "pattern_to_onnx": "exporters.onnx",
+    "selection_to_onnx": "exporters.onnx",
     "validate_onnx": "exporters.onnx",
     "xray_onnx": "exporters.onnx.xray",
     "register_kernels": "exporters.onnx.native",
@@ -45,7 +62,7 @@ def to_onnx(pattern: Any, *example_inputs: Any, **options: Any) -> Any:
     options
         Passed on. Of a pattern: heads, kv_heads=None, head_dim, value_dim=None, dtype="float32",
         scale=None, softcap=None, sinks=False, key_length=False, q_start=False, mode="custom",
-        body="loop", opset=None, dynamic=True.
+        body="loop", opset=None, dynamic=True, length=None, max_bytes=None.
 
     Raises
     ------

@@ -69,7 +69,7 @@ class _Writer:
                 rows = tensors[name]
                 tensors[name] = rows.reshape(layout.batches, -1, *rows.shape[2:])
             self._keep(said["layout"], tensors)
-        lse = node.output[1] if node.output[1] in self.used else None
+        lse = self._lse(node)
         ours = exporters.attention_node(
             [*node.input, *self.known[said["layout"]]], node.output[0], pattern=sr.Full(),
             block_size=layout.blocks.block_size, scale=said["scale"],
@@ -99,9 +99,14 @@ class _Writer:
         ours = exporters.attention_node(
             [*node.input[:3], *self.known[key], length, given["sinks"]], node.output[0],
             pattern=pattern, block_size=(self.block_size, self.block_size), scale=said["scale"],
-            softcap=said["softcap"] or None,
+            softcap=said["softcap"] or None, lse=self._lse(node),
         )  # fmt: skip
         return [*casts, ours]
+
+    def _lse(self, node: Any) -> str | None:
+        """The name of the log-sum-exp, where somebody reads it."""
+        name = node.output[1] if len(node.output) > 1 else ""
+        return name if name in self.used else None
 
     def _keep(self, key: Any, tensors: dict[str, Any]) -> None:
         """Lists as initializers."""
@@ -130,6 +135,8 @@ class _Writer:
         if key in self.known:
             piece.share(self.known[key])
         self.known[key] = piece.lists
+        if lse := self._lse(node):
+            piece.attention.output.append(lse)
         present = {one.name for one in self.graph.initializer}
         self.graph.initializer.extend(x for x in piece.initializers if x.name not in present)
         return piece.nodes

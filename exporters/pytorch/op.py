@@ -6,8 +6,9 @@ A dispatcher operator takes tensors, numbers and strings, so a pattern travels a
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor
 
 import sparse_ref as sr
 
-from .dense import Options, bound, probabilities
+from . import by_blocks, by_flex, by_kernels
+from .given import Options
 
-DENSE = 512 * 512  # up to as many pairs a mask is cheaper than a call of the kernels
+SMALL = 128 * 128  # up to as many pairs plain torch is quicker than a call of the kernels
 
 
 def sparse_attention(
@@ -33,6 +35,7 @@ def sparse_attention(
     key_start: Tensor | None = None,
     key_length: Tensor | None = None,
     tokens: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
 ) -> Tensor:
     """Attention over the keys that `pattern` lets each query see, on tensors, with gradients.
 
@@ -52,13 +55,16 @@ def sparse_attention(
         default 0.
     key_length : (b,) int64 tensor, optional
         Keys from there on are no keys. It does not move the queries.
-    tokens : (b, positions) bool tensor, optional
+    tokens : (b, positions) bool or int64 tensor, optional
         What stands for the pattern's one `Runtime` in each batch row.
+    alibi_slopes : (h,) tensor, optional
+        Scores fall by slope * |p - k| of positions (arXiv:2108.12409). It gets no gradient.
 
     Returns
     -------
-    Tensor (b, h, m, e). A query that sees no key gets 0. On a GPU, and where m * n is small, a NaN
-    in a value that is not allowed does reach the output, as in PyTorch's own attention.
+    Tensor (b, h, m, e) in q's type. A query that sees no key gets 0. On a CPU the kernels compute
+    it, elsewhere FlexAttention; that, and plain torch where m * n is small, lets a NaN in a value
+    that is not allowed reach the output, as PyTorch's own attention does.
 
     Examples
     --------
@@ -67,16 +73,43 @@ def sparse_attention(
     tensor([[[[1.0000, 0.0000],
               [0.5000, 0.5000]]]])
     """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    for record in _LISTENERS:
+        moves = sink_logits, q_start, key_start, key_length, tokens, alibi_slopes
+        record(q, k, pattern, Options.of(pattern, scale, softcap or 0.0, *moves))
+    moved = any(x is not None for x in (q_start, key_start, tokens))
+    if q.device.type != "cpu" and not moved:
+        given = Options(pattern, scale, softcap or 0.0, sink_logits, None, None, key_length,
+                        alibi_slopes)  # fmt: skip
+        return by_flex.forward(q, k, v, given)
     out: Tensor = attention(
-        q, k, v, spelled(pattern), q.shape[-1] ** -0.5 if scale is None else scale,
-        softcap or 0.0, sink_logits, q_start, key_start, key_length, tokens,
-    )  # fmt: skip
+        q, k, v, spelled(pattern), scale, softcap or 0.0, sink_logits, q_start, key_start,
+        key_length, tokens, alibi_slopes,
+    )[0]  # fmt: skip
     return out
 
 
-@lru_cache(maxsize=128)
+_LISTENERS: list[Callable[[Tensor, Tensor, sr.Pattern, Options], None]] = []
+
+
+@contextmanager
+def listening(record: Callable[[Tensor, Tensor, sr.Pattern, Options], None]) -> Iterator[None]:
+    """Tell `record` of every call of `sparse_attention`."""
+    _LISTENERS.append(record)
+    try:
+        yield
+    finally:
+        _LISTENERS.remove(record)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # asked once, kept
 def spelled(pattern: sr.Pattern) -> str:
     """The pattern as the operator takes it: JSON of `sr.to_dict`."""
+    return _spelled(pattern)
+
+
+@lru_cache(maxsize=128)
+def _spelled(pattern: sr.Pattern) -> str:
     if not isinstance(pattern, sr.Pattern):
         raise TypeError(f"pattern must be a Pattern, got {type(pattern).__name__}")
     if pattern.batches is not None:
@@ -103,38 +136,33 @@ def attention(
     key_start: Tensor | None = None,
     key_length: Tensor | None = None,
     tokens: Tensor | None = None,
-) -> Tensor:
-    """From q (b, h, m, d), k (b, g, n, d) and v (b, g, n, e) to out (b, h, m, e)."""
-    seen = bound(unspelled(pattern), tokens)
-    given = Options(seen, scale, softcap, sinks, q_start, key_start, key_length)
-    large = q.shape[2] * k.shape[2] > DENSE
-    if large and q.device.type == "cpu" and find_spec("numba"):
-        return _by_kernels(q, k, v, given)
-    weights = probabilities(q, k, given).weights
-    return weights @ v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+    slopes: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """From q (b, h, m, d), k (b, g, n, d) and v (b, g, n, e) to out (b, h, m, e), lse (b, h, m)."""
+    tensors = sinks, q_start, key_start, key_length, tokens, slopes
+    given = Options.of(unspelled(pattern), scale, softcap, *tensors)
+    if _kernels(q, k):
+        return by_kernels.forward(q, k, v, given)
+    return by_blocks.forward(q, k, v, given)
 
 
-def _by_kernels(q: Tensor, k: Tensor, v: Tensor, given: Options) -> Tensor:
-    """Without a mask: memory follows what is seen."""
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    arrays = (x.detach().to(wide).numpy() for x in (q, k, v))
-    got = sr.kernels.attention(
-        *arrays, given.pattern, scale=given.scale, softcap=given.softcap or None,
-        sink_logits=None if given.sinks is None else given.sinks.detach().to(wide).numpy(),
-        **given.positions(q, k),
-    )  # fmt: skip
-    return torch.from_numpy(got.out).to(q.dtype)
+def _kernels(q: Tensor, k: Tensor) -> bool:
+    large = q.shape[2] * k.shape[2] > SMALL
+    return large and q.device.type == "cpu" and by_kernels.AVAILABLE
 
 
 @attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, pattern: str, scale: float, *options: Any) -> Tensor:
-    return q.new_empty((*q.shape[:-1], v.shape[-1]))
+def _(q: Tensor, k: Tensor, v: Tensor, pattern: str, scale: float, *options: Any) -> Any:
+    wide = torch.float64 if torch.float64 in (q.dtype, k.dtype, v.dtype) else torch.float32
+    return q.new_empty((*q.shape[:-1], v.shape[-1])), q.new_empty(q.shape[:-1], dtype=wide)
 
 
 @torch.library.custom_op("sparse_ref::attention_backward", mutates_args=())
 def attention_backward(
     dout: Tensor,
+    dlse: Tensor | None,
     out: Tensor,
+    lse: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -146,38 +174,40 @@ def attention_backward(
     key_start: Tensor | None,
     key_length: Tensor | None,
     tokens: Tensor | None,
+    slopes: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and sinks; the probabilities are computed again, not kept."""
-    h, g = q.shape[1], k.shape[1]
-    seen = bound(unspelled(pattern), tokens)
-    given = Options(seen, scale, softcap, sinks, q_start, key_start, key_length)
-    weights, of_sinks, slope = probabilities(q, k, given)
-    keys, values = (x.repeat_interleave(h // g, dim=1) for x in (k, v))
-    total = (dout * out).sum(-1, keepdim=True)
-    dscores = (dout @ values.mT).sub_(total).mul_(weights).mul_(slope)
-    dkeys, dvalues = dscores.mT @ (scale * q), weights.mT @ dout
-    dk, dv = (x.reshape(-1, g, h // g, *x.shape[2:]).sum(2) for x in (dkeys, dvalues))
-    return scale * (dscores @ keys), dk, dv, -(of_sinks * total).sum((0, 2, 3))
+    """Gradients of q, k, v and sinks; the weights are computed again, not kept."""
+    tensors = sinks, q_start, key_start, key_length, tokens, slopes
+    given = Options.of(unspelled(pattern), scale, softcap, *tensors)
+    backward = by_kernels.backward if _kernels(q, k) else by_blocks.backward
+    return backward(dout, dlse, out, lse, q, k, v, given)
 
 
 @attention_backward.register_fake
-def _(dout: Tensor, out: Tensor, q: Tensor, k: Tensor, v: Tensor, *options: Any) -> Any:
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), q.new_empty(q.shape[1])
+def _(
+    dout: Tensor, dlse: Any, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any
+) -> Any:
+    return *(x.new_empty(x.shape) for x in (q, k, v)), lse.new_empty(q.shape[1])
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, ctx.pattern, ctx.scale, ctx.softcap, *tensors = inputs
-    ctx.save_for_backward(output, q, k, v, *tensors)
+    ctx.save_for_backward(*output, q, k, v, *tensors)
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-    out, q, k, v, sinks, *positions = ctx.saved_tensors
+def _backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
+    out, lse, q, k, v, sinks, *others = ctx.saved_tensors
+    none = [None] * len(others)
+    if dout is None and dlse is None:
+        return None, None, None, None, None, None, None, *none
+    dout = torch.zeros_like(out) if dout is None else dout
     dq, dk, dv, dsinks = attention_backward(
-        dout, out, q, k, v, ctx.pattern, ctx.scale, ctx.softcap, sinks, *positions
+        dout, dlse, out, lse, q, k, v, ctx.pattern, ctx.scale, ctx.softcap, sinks, *others
     )
     if sinks is not None:
         sinks = dsinks.to(sinks.dtype)
-    return dq, dk, dv, None, None, None, sinks, *(None for _ in positions)
+    return dq, dk, dv, None, None, None, sinks, *none
 
 
 attention.register_autograd(_backward, setup_context=_setup_context)

@@ -32,14 +32,15 @@ SAID = {
 
 def translations() -> dict[Any, Any]:
     """What `torch.onnx.export` takes as its `custom_translation_table`."""
-    over_pattern = _placeholder(OVER_PATTERN, OPTIONAL, ("out",))
-    over_blocks = _placeholder(OVER_BLOCKS, (), ("out", "lse"))
+    over_pattern, over_blocks = _placeholder(OVER_PATTERN, OPTIONAL), _placeholder(OVER_BLOCKS, ())
 
     def attention(
         q: Any, k: Any, v: Any, pattern: str, scale: float, softcap: float = 0.0,
         sinks: Any = None, q_start: Any = None, key_start: Any = None, key_length: Any = None,
-        tokens: Any = None,
+        tokens: Any = None, slopes: Any = None,
     ) -> Any:  # fmt: skip
+        if slopes is not None:
+            raise NotImplementedError("ALiBi cannot be exported: our ONNX operator has no place")
         if key_start is not None:
             raise NotImplementedError(
                 "chunks cannot be exported with a cache that has let go of its first keys"
@@ -63,7 +64,7 @@ def translations() -> dict[Any, Any]:
     }
 
 
-def _placeholder(name: str, optional: tuple[str, ...], outputs: tuple[str, ...]) -> Any:
+def _placeholder(name: str, optional: tuple[str, ...]) -> Any:
     """An operator that onnxscript can write into a graph."""
     from onnx.defs import OpSchema
     from onnxscript import values
@@ -77,11 +78,12 @@ def _placeholder(name: str, optional: tuple[str, ...], outputs: tuple[str, ...])
         1,
         inputs=[parameter(one, "T") for one in ("q", "k", "v")]
         + [parameter(one, letters.get(one, "T"), param_option=left_out) for one in optional],
-        outputs=[parameter(one, "T") for one in outputs],
+        outputs=[parameter("out", "T"), parameter("lse", "L")],
         type_constraints=[
             ("T", reals, ""),
+            ("L", ["tensor(float)", "tensor(double)"], ""),
             ("I", ["tensor(int64)"], ""),
-            ("B", ["tensor(bool)"], ""),
+            ("B", ["tensor(bool)", "tensor(int64)"], ""),
         ],
         attributes=[
             OpSchema.Attribute(one, getattr(OpSchema.AttrType, kind), "", required=True)

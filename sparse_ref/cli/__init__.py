@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sparse_ref import __version__
 
-from . import check, conventions, doctor, export, golden, patterns, show, validate, xray
+from . import check, conventions, doctor, export, golden, patterns, show, train, validate, xray
 from .command import USAGE, Refusal, declare, positive
 
 ABOUT = """\
@@ -22,6 +22,7 @@ START = """\
 start here:
   python -m sparse_ref            a pattern, a wrong kernel, its diagnosis: the idea in 2 seconds
   sparse-ref demo --steps 50      a transformer trained, exported and checked, in seconds
+  sparse-ref train --help         your own texts and labels, to a validated ONNX file
 
 look at patterns:
   sparse-ref show 'Causal() & SlidingWindow(3, 0)'
@@ -136,5 +137,6 @@ def _parser() -> argparse.ArgumentParser:
         help="training steps of 32 digits; accuracy is judged from %(default)s on (the default)",
     )  # fmt: skip
     demo.set_defaults(run=_demo)
+    train.add_to(commands)
     doctor.add_to(commands)
     return parser

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 import exporters
+from exporters.files import write_atomically
 from exporters.pytorch import SparseTransformer
 
 from . import STEPS, digits, figure
 from .checks import Check, agree, attention_values, learnt, run_all, within_bound
 from .digits import Digits
-from .files import write_atomically
 from .network import Array
 
 NAMES = ("itself and 7 before", "up its own column")

@@ -1,10 +1,10 @@
-"""The demo's task: digits as sequences of 64 grey levels, and a small model that learns them."""
+"""Digits as sequences of 64 grey levels, and a small model that learns them."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,10 +12,18 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import sparse_ref as sr
 from exporters.pytorch import SparseTransformer
+from exporters.pytorch.training import (
+    History,
+    Settings,
+    Shuffled,
+    accuracy,
+    class_loss,
+    fit,
+    macro_f1,
+)
 
 SIDE, GREYS, CLASSES, BATCH, PEAK = 8, 17, 10, 32, 3e-3
 CREDIT = "digits: UCI Optical Recognition of Handwritten Digits, via scikit-learn"
@@ -50,41 +58,54 @@ def patterns() -> list[sr.Pattern]:
 
 
 def train(digits: Digits, *, seed: int, steps: int) -> SparseTransformer:
-    """A model trained for some steps: the same one every time on the same machine.
+    """A model trained for some steps: the same one every time on the same machine."""
+    return trained(digits, seed=seed, steps=steps)[0]
+
+
+def trained(
+    digits: Digits,
+    *,
+    seed: int,
+    steps: int,
+    path: Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> tuple[SparseTransformer, History]:
+    """The model, and how its training went.
 
     As in the paper: Adam with weight decay 0.01, warm-up, cosine decay, gradients clipped at 1. Not
     in the paper: grey levels jitter by one, which tells the model that 7 and 8 look alike.
     """
     torch.set_num_threads(1)  # faster than two for a model of this size, and repeatable
-    torch.manual_seed(seed)
-    model = SparseTransformer(
-        GREYS, CLASSES, (SIDE, SIDE), patterns(), blocks=2, dim=32, heads=4, init="code"
-    )
-    optimiser = torch.optim.AdamW(model.parameters(), PEAK, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK, steps + 1, pct_start=0.1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SparseTransformer(
+            GREYS, CLASSES, (SIDE, SIDE), patterns(), blocks=2, dim=32, heads=4, init="code"
+        )
     tokens, labels = torch.from_numpy(digits.tokens), torch.from_numpy(digits.labels)
-    bar = tqdm(total=steps, desc="training", unit="step", disable=None)
-    mean = 0.0
-    for step, chosen in zip(range(1, steps + 1), _batches(len(labels)), strict=False):
-        loss = nn.functional.cross_entropy(model(_jitter(tokens[chosen])), labels[chosen])
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        mean += (loss.item() - mean) / min(step, 50)
-        bar.update()
-        bar.set_postfix(loss=f"{mean:.3f}", refresh=False)
-        if bar.disable and step * 4 // steps > (step - 1) * 4 // steps:
-            print(f"training: step {step} of {steps}, loss {mean:.3f}", file=sys.stderr)
-    bar.close()
-    return model.eval()
+    order = Shuffled(len(labels), BATCH, seed)
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        chosen = order(step)
+        return _jitter(tokens[chosen]), labels[chosen]
+
+    history = fit(
+        model, batch, class_loss, Settings(steps=steps, peak=PEAK, seed=seed),
+        judge=judge(digits), judge_every=max(1, steps // 8), path=path, resume=resume,
+        about={"data": "digits", "held out": len(digits.held_labels)}, quiet=quiet,
+    )  # fmt: skip
+    return model, history
 
 
-def _batches(count: int) -> Iterator[Tensor]:
-    """Whole batches, in a new order each time around."""
-    while True:
-        yield from torch.randperm(count)[: count // BATCH * BATCH].view(-1, BATCH)
+def judge(digits: Digits) -> Callable[[nn.Module], dict[str, float]]:
+    """What `fit` asks: accuracy and macro-F1 on the digits that are held out."""
+
+    def judged(model: nn.Module) -> dict[str, float]:
+        found = model(torch.from_numpy(digits.held_tokens)).argmax(-1).numpy()
+        labels = digits.held_labels
+        return {"accuracy": accuracy(labels, found), "macro-F1": macro_f1(labels, found)}
+
+    return judged
 
 
 def _jitter(tokens: Tensor) -> Tensor:

@@ -204,8 +204,9 @@ def _write(
     kind: str, path: Path,
 ) -> None:  # fmt: skip
     """The picture as a file, finer than the terminal's."""
+    from exporters.files import write_atomically
+
     from . import plots
-    from .files import write_atomically
 
     pictures = pictures[:DRAWN]
     used = {str(sign) for x in pictures for sign in x.signs.flat}

@@ -107,7 +107,9 @@ def _of_file(arguments: argparse.Namespace) -> int:
         length = max(LENGTH, shows) if arguments.kv_len is None else arguments.kv_len
         readings = xray_onnx(arguments.what, length=length)
         differences = [] if config is None else compare_with_config(readings, config)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except OSError as error:
+        raise Refusal(f"{arguments.what} cannot be read: {error.strerror or error}") from None
+    except (ValueError, TypeError, KeyError) as error:
         raise Refusal(error) from None
     if not readings:
         raise Refusal(f"{arguments.what} has no attention in its main graph", UNSUPPORTED)

@@ -96,7 +96,7 @@ def test_a_local_query_sees_window_and_globals_once():
     table = np.arange(11) == 3
     near = sr.recipes.longformer(4, [3]).mask(11, 11)[0]
     near[3] = False  # the other projections answer for it
-    from exporters.pytorch.dense import bound
+    from exporters.pytorch.given import bound
 
     got = bound(window, torch.from_numpy(table)[None])
     assert (got.mask(11, 11)[0] == near).all()
@@ -146,7 +146,7 @@ def test_bigbird_with_the_blocks_it_draws_in_training():
 
 
 def test_block_zero_counts_again_in_evaluation():
-    from exporters.pytorch.dense import bound
+    from exporters.pytorch.given import bound
 
     last = torch.arange(25)[None] >= 24
     pattern = bound(bigbird.evaluation_pattern(BLOCK, RANDOM), last)

@@ -91,7 +91,7 @@ def test_padding_caches_softcap_and_sinks_are_the_oracles(pattern, dense, monkey
     """Each batch row has its own first query, first key and number of keys."""
     if not dense:
         pytest.importorskip("numba", reason="numba is not installed")
-        monkeypatch.setattr(op, "DENSE", 0)
+        monkeypatch.setattr(op, "SMALL", 0)
     q, k, v = drawn(6, 2, 5, 11, 3, 4, torch.float64)
     sinks = torch.randn(6, dtype=torch.float64, requires_grad=True)
     starts, firsts, lengths = torch.tensor([[4, -1], [0, 3], [11, 7]])
