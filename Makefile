@@ -9,9 +9,10 @@ VENV   := .venv
 STAMP  := $(VENV)/.installed
 EXTRAS := all,dev,witnesses
 OLDER  := 1.24.4
+BARE   := kvpress  # a witness of which two files are read: without what it depends on
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-all golden golden-archive constraints clean
+.PHONY: help demo test quick test-all golden golden-archive verdicts constraints clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -34,12 +35,17 @@ golden: $(STAMP)  ## write the golden files again
 golden-archive: $(STAMP)  ## golden/ as one archive, golden.tar
 	$(VENV)/bin/python tools/make_golden.py --archive golden.tar
 
+verdicts: $(STAMP)  ## judge other implementations: table and page in build/verdicts
+	$(VENV)/bin/python tools/verdicts.py --json build/verdicts --html build/verdicts/index.html \
+	  --markdown build/verdicts/table.md
+
 constraints:  ## pin again: the newest of everything that pyproject.toml admits
 	$(PYTHON) -m venv --clear $(VENV)-new
 	$(VENV)-new/bin/python -m pip install --upgrade pip
 	grep '^torch==' constraints.txt > $(VENV)-new/torch.txt
 	$(VENV)-new/bin/python -m pip install --build-constraint $(VENV)-new/torch.txt \
 	  hatchling build -e '.[$(EXTRAS)]'
+	$(VENV)-new/bin/python -m pip install --no-deps $(BARE)
 	{ sed -n '/^#/p' constraints.txt; \
 	  $(VENV)-new/bin/python -m pip freeze --all --exclude-editable | sed 's/+.*//'; } > $(VENV)-new/pins.txt
 	mv $(VENV)-new/pins.txt constraints.txt
@@ -57,5 +63,6 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade -c constraints.txt pip
 	$(VENV)/bin/python -m pip install -c constraints.txt --build-constraint constraints.txt -e '.[$(EXTRAS)]'
+	$(VENV)/bin/python -m pip install --quiet --no-deps -c constraints.txt $(BARE)
 	$(VENV)/bin/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/older onnxruntime==$(OLDER)
 	@touch $@

@@ -64,39 +64,45 @@ from .reach import reach
 from .reference import attention, merge, weights
 from .relative_bias import RelativeBias
 from .results import Attention, Gradients
+from .selection import Selection
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "And", "Arithmetic", "Attention", "BlockPattern", "Blocked", "Blocks", "Candidate", "Causal",
-    "Chunked", "Comparison", "Document", "Full", "Global", "Gradients", "Grid", "KeyStride", "Keys",
-    "Multi", "Neighborhood", "Not", "Offsets", "Or", "Pattern", "PerBatch", "PerHead", "Permuted",
-    "PrefixLM", "RandomKeys", "RelativeBias", "RowStride", "Rows", "Runtime", "Sink",
-    "SlidingWindow", "Strided", "Tokens", "WithinDocument", "Xor", "attention", "attention_vjp",
-    "cases", "check", "compare", "conventions", "diagnose", "draw", "error_bound",
-    "error_bound_vjp", "fixed", "from_dict", "from_mask", "golden", "merge", "parametrize", "reach",
-    "read_mask", "read_precision", "recipes", "to_blocks", "to_csr", "to_dict", "weights",
+    "And", "Arithmetic", "Attention", "BlockPattern", "Blocked", "Blocks", "Budget", "Candidate",
+    "Causal", "Chunked", "Comparison", "Document", "Full", "Global", "Gradients", "Grid",
+    "KeyStride", "Keys", "Multi", "Neighborhood", "Not", "Offsets", "Or", "Pattern", "PerBatch",
+    "PerHead", "Permuted", "PrefixLM", "RandomKeys", "RelativeBias", "RowStride", "Rows", "Runtime",
+    "Selection", "Sink", "SlidingWindow", "Strided", "Tokens", "WithinDocument", "Xor", "attention",
+    "attention_vjp", "cases", "check", "compare", "conventions", "diagnose", "draw", "error_bound",
+    "error_bound_vjp", "fixed", "from_dict", "from_mask", "golden", "isolated", "mechanisms",
+    "merge", "normalisers", "parametrize", "reach", "read_mask", "read_precision", "recipes",
+    "selection", "to_blocks", "to_csr", "to_dict", "weights",
 ]  # fmt: skip
 
 
 if _CHECKING:
-    from . import conventions, golden, recipes
+    from . import conventions, golden, mechanisms, normalisers, recipes
     from .conformance import (
+        Budget,
         Candidate,
         cases,
         check,
         diagnose,
         fixed,
+        isolated,
         parametrize,
         read_mask,
         read_precision,
     )
 
 # Whole shelves are imported when first asked for; the kernels among them need Numba.
-_SHELVES = ("conformance", "conventions", "golden", "kernels", "recipes")
+_SHELVES = (
+    "conformance", "conventions", "golden", "kernels", "mechanisms", "normalisers", "recipes",
+)  # fmt: skip
 _JUDGES = (
-    "Candidate", "cases", "check", "diagnose", "fixed", "parametrize", "read_mask",
-    "read_precision",
+    "Budget", "Candidate", "cases", "check", "diagnose", "fixed", "isolated", "parametrize",
+    "read_mask", "read_precision",
 )  # fmt: skip
 
 

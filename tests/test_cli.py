@@ -219,3 +219,35 @@ def test_help_names_the_exit_statuses(command, capsys):
         main([command, "--help"])
     assert done.value.code == 0
     assert "exit status: 0 if" in capsys.readouterr().out
+
+
+def test_an_onnx_file_that_is_not_there_is_named(capsys, tmp_path):
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    assert main(["xray", str(tmp_path / "no.onnx")]) == 2
+    assert "no.onnx cannot be read: No such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.witness
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["Mistral", "Gemma 3"])
+def test_a_stock_export_whose_window_is_lost_is_found_by_the_command(name, tmp_path, capsys):
+    """Exported with a window that hides nothing; the config says 7 keys."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    from tests.exporters.test_xray_onnx import exported
+
+    model, config = exported(name, "sdpa", sliding_window=4096)
+    file, told = tmp_path / "model.onnx", tmp_path / "config.json"
+    file.write_bytes(model.SerializeToString())
+    kept = {key: value for key, value in config.items() if key != "dtype"}
+    told.write_text(json.dumps({**kept, "sliding_window": 7}, default=str))
+
+    assert main(["xray", str(file), "--expect", str(told)]) == 1
+    said = [x for x in capsys.readouterr().out.splitlines() if x.startswith("differs: ")]
+    assert len(said) == (2 if name == "Mistral" else 1)
+    assert said[0].startswith("differs: layer 0: config says sliding_window=7")
+    assert "every head has: causal" in said[0]
+    assert main(["xray", str(file), "--expect", str(told), "--quiet"]) == 1
+    assert capsys.readouterr().out == ""
+    assert main(["xray", str(file), "--expect", str(told), "--kv-len", "5"]) == 1
+    assert "cannot be seen with 5 keys: read it with 8 or more" in capsys.readouterr().out

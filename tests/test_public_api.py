@@ -92,19 +92,21 @@ to_dict(pattern)
 from_dict(d)
 attention(q, k, v, pattern, *, {OPTIONS})
 attention_vjp(q, k, v, pattern, dout, *, {OPTIONS}, dlse=None)
-kernels.attention_vjp(q, k, v, pattern, dout, *, {OPTIONS}, dlse=None, plan=None, max_bytes=None)
+kernels.attention(q, k, v, pattern, *, {OPTIONS}, plan=None, max_bytes=None)
+kernels.attention_vjp(q, k, v, pattern, dout, *, {OPTIONS}, dlse=None, plan=None, \
+max_bytes=None, forward=None)
 weights(q, k, pattern, *, {OPTIONS}, head=0, batch=0)
 merge(*parts)
 error_bound(q, k, v, pattern, *, {OPTIONS}, arithmetic='float32', output='float32')
 error_bound_vjp(q, k, v, pattern, dout, *, {OPTIONS}, dlse=None, arithmetic='float32', \
 output='float32')
-check(fn, cases=None, *, pattern=None, xfail={{}}, timeout=None)
+check(fn, cases=None, *, pattern=None, xfail={{}}, timeout=None, isolate=False, budget=None)
 read_mask(fn, q_len, kv_len, *, pattern=None, heads=1, kv_heads=None, head_dim=64)
 read_precision(fn)
 diagnose(fn, pattern)
 fixed(f)
 golden.load(path=None)
-Candidate(fn, layout='bhsd', arrays='numpy', device=None, dtype=None, spell=None)
+Candidate(fn, layout='bhsd', arrays='numpy', device=None, dtype=None, spell=None, page_size=16)
 Arithmetic(score, exp, weight, accumulate, output, exp_ulps=2, flush=True)
 RelativeBias(table, left)
 """.strip().splitlines()
@@ -127,7 +129,7 @@ def test_signatures_are_what_other_peoples_scripts_call(line):
 
 
 def public():
-    for module in (sr, sr.recipes, sr.conventions):
+    for module in (sr, sr.recipes, sr.conventions, sr.selection, sr.mechanisms, sr.normalisers):
         for name in module.__all__:
             found = getattr(module, name)
             if callable(found):
@@ -147,8 +149,10 @@ def test_every_public_name_is_documented_with_an_example(found):
 def test_all_is_what_the_module_offers():
     modules = {name for name, value in vars(sr).items() if inspect.ismodule(value)}
     offered = {name for name in vars(sr) if not name.startswith("_")} - modules
+    shelves = {"selection", *sr._SHELVES}
 
-    assert offered | set(sr._JUDGES) == set(sr.__all__) - {"recipes", "conventions", "golden"}
+    assert offered | set(sr._JUDGES) == set(sr.__all__) - shelves
+    assert all(inspect.ismodule(getattr(sr, name)) for name in shelves)
 
 
 def fresh(code):

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 import sparse_ref as sr
-from sparse_ref.cli.files import write_atomically
+from exporters.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADS, KV_HEADS, SIZE, LENGTH = 4, 2, 64, 257
