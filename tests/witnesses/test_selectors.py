@@ -6,13 +6,13 @@ what the test says.
 """
 
 import types
-import warnings
 
 import numpy as np
 import pytest
 
 import sparse_ref as sr
 from sparse_ref import selection
+from tests.witnesses.fla import naive
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytestmark = pytest.mark.witness
@@ -201,17 +201,9 @@ def test_qsa_groups_the_visible_keys_of_a_padded_row(qsa_indexer):
     assert (ours.mask(N, N, **where) == theirs.numpy()[0]).all()
 
 
-@pytest.fixture
-def fla():
-    pytest.importorskip("triton", reason="fla-core needs triton to be imported")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it wants flash-attn, and a GPU
-        return pytest.importorskip("fla.ops.nsa.naive"), pytest.importorskip("fla.ops.dsa.naive")
-
-
-def test_nsa_blocks_equal_those_of_fla_core(fla):
+def test_nsa_blocks_equal_those_of_fla_core(monkeypatch):
     """fla-core: window = stride = block, mean keys, first, own and previous block forced."""
-    naive, _ = fla
+    of_fla = naive("nsa", monkeypatch)
     rng = np.random.default_rng(6)
     q = rng.standard_normal((2, 4, N, 8)).astype(np.float32)
     k = rng.standard_normal((2, 2, N, 8)).astype(np.float32)
@@ -219,7 +211,7 @@ def test_nsa_blocks_equal_those_of_fla_core(fla):
     whole = N // block * block
     compressed = k[:, :, :whole].reshape(2, 2, -1, block, 8).mean(axis=3)
     ragged = np.concatenate([compressed, np.zeros_like(compressed[:, :, :1])], axis=2)
-    theirs = naive.naive_nsa_topk(
+    theirs = of_fla.naive_nsa_topk(
         torch.tensor(q).transpose(1, 2), torch.tensor(ragged).transpose(1, 2),
         block_counts=count, block_size=block, scale=8**-0.5,
     ).transpose(1, 2).numpy()  # fmt: skip
@@ -231,8 +223,8 @@ def test_nsa_blocks_equal_those_of_fla_core(fla):
     assert (given.indices == ours.indices).all()
 
 
-def test_dsa_equals_that_of_fla_core_once_it_is_told_of_relu(fla):
-    _, naive = fla
+def test_dsa_equals_that_of_fla_core_once_it_is_told_of_relu(monkeypatch):
+    of_fla = naive("dsa", monkeypatch)
     rng = np.random.default_rng(7)
     q, k, w = (
         rng.standard_normal(s).astype(np.float32) for s in ((1, 3, N, 8), (1, N, 8), (1, N, 3))
@@ -240,8 +232,8 @@ def test_dsa_equals_that_of_fla_core_once_it_is_told_of_relu(fla):
     ask = [torch.tensor(x) for x in (q.swapaxes(1, 2), k, w)]
     ours = selection.lightning_indexer(q, k, w, count=5)
 
-    theirs = naive.naive_dsa_indexer(*ask, topk=5, activation="relu").numpy()
-    default = naive.naive_dsa_indexer(*ask, topk=5).numpy()
+    theirs = of_fla.naive_dsa_indexer(*ask, topk=5, activation="relu").numpy()
+    default = of_fla.naive_dsa_indexer(*ask, topk=5).numpy()
     scores = index_scores(q, k, w)[0]
     pairs = zip(scores, ours.indices[0, 0], theirs[0], default[0], strict=True)
     agree = [(same_scores(s, a, b), same_scores(s, a, c)) for s, a, b, c in pairs]
