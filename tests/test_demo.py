@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch")
 for needed in ("matplotlib", "onnxruntime", "onnxscript", "rich", "sklearn", "tqdm"):
     pytest.importorskip(needed)
 
-from sparse_ref.cli import checks, demo, digits, files, network  # noqa: E402
+from exporters import files  # noqa: E402
+from sparse_ref.cli import checks, demo, digits, network  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -286,6 +286,6 @@ def test_chunks_begin_where_padding_ends_in_the_file_too():
 def test_the_kernels_and_the_dense_form_agree(monkeypatch):
     pytest.importorskip("numba", reason="numba is not installed")
     dense = run(model("gpt-oss, sinks", "sparse_ref"), words(3), PADDED)
-    monkeypatch.setattr(op, "DENSE", 0)
+    monkeypatch.setattr(op, "SMALL", 0)
     kernels = run(model("gpt-oss, sinks", "sparse_ref"), words(3), PADDED)
     assert 0 < off(kernels, dense, PADDED) < CLOSE
