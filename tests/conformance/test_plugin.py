@@ -50,8 +50,8 @@ ROOT = Path(sr.__file__).parents[1]
 def run(directory, *options):
     """What pytest says of TESTS."""
     (directory / "test_mine.py").write_text(TESTS)
-    command = [sys.executable, "-m", "pytest", "-p", "no:sparse-ref", "-p", "sparse_ref.conformance.plugin",
-               "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(directory), "-ra",
+    command = [sys.executable, "-m", "pytest", "-p", "no:sparse-ref",
+               "-p", "sparse_ref.conformance.plugin", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(directory), "-ra",
                *options]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""}
     done = subprocess.run(
