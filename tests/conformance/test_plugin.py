@@ -50,9 +50,9 @@ ROOT = Path(sr.__file__).parents[1]
 def run(directory, *options):
     """What pytest says of TESTS."""
     (directory / "test_mine.py").write_text(TESTS)
-    command = [sys.executable, "-m", "pytest", "-p", "no:sparse-ref",
-               "-p", "sparse_ref.conformance.plugin", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(directory), "-ra",
-               *options]  # fmt: skip
+    plugin = ["-p", "no:sparse-ref", "-p", "sparse_ref.conformance.plugin"]
+    command = [sys.executable, "-m", "pytest", *plugin, "-p", "no:cacheprovider",
+               "-c", os.devnull, "--rootdir", str(directory), "-ra", *options]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""}
     done = subprocess.run(
         command, cwd=directory, env=environment, capture_output=True, text=True, check=False
