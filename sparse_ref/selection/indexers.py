@@ -103,7 +103,7 @@ def msa(
        keys are attended to.
 
     O(m n H d) time. There is one index head for each key/value head, and one index key for all.
-    Blocks are of positions: transformers blocks cache *slots* (its own TODO), which is another
+    Blocks are of positions: transformers blocks cache *slots* (and says so), which is another
     selection under left padding. Kernels of MSA take count 4, 8, 16 or 32 and block 128 only.
 
     Parameters
