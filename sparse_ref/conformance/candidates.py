@@ -212,6 +212,8 @@ def _block_mask(mask: Any) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask  # noqa: PLC0415
 
     b, h, m, n = mask.shape
+    if not m * n:
+        return None  # no pair to look at, and create_block_mask refuses to
 
     def seen(batch: Any, head: Any, query: Any, key: Any) -> Any:
         return mask[batch if b > 1 else 0, head, query, key]

@@ -143,3 +143,11 @@ def test_group_query_attention_of_onnx_runtime():
     assert set(report.counts) == {"PASS", "UNSUPPORTED"}, str(report)
     assert found["causal"] == found["window"] == {"PASS"}
     assert found["band"] == {"UNSUPPORTED"}  # it is causal
+
+
+def test_flex_answers_no_queries():
+    flex = pytest.importorskip("torch.nn.attention.flex_attention", reason="torch is not installed")
+    fn = sr.Candidate(flex.flex_attention, arrays="torch", spell="flex")
+    cases = sr.cases(quick=True, dtypes=("float32",), only="1-0x5-d", options=False)
+
+    assert sr.check(fn, cases).counts == {"PASS": 3}
