@@ -18,7 +18,10 @@ import os
 import sys
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from importlib import metadata
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -45,21 +48,44 @@ def ask(peer: Peer) -> dict[str, Any]:
         return record(peer, fn, sr.check(fn, peer.cases()))
 
 
-def asked(peers: list[Peer]) -> tuple[list[dict[str, Any]], list[str]]:
-    """A record of everybody who is here, and a line on everybody who is not."""
+def ask_apart(peer: Peer) -> dict[str, Any]:
+    """The same in a process of its own: a library that crashes ends no other's verdict."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_ask_named, peer.slug).result()
+
+
+def _ask_named(slug: str) -> dict[str, Any]:
+    return ask(next(peer for peer in PEERS if peer.slug == slug))
+
+
+def asked(peers: list[Peer], directory: Path | None) -> tuple[list[dict[str, Any]], list[str]]:
+    """A record of everybody who is here, written at once, and a line on everybody who is not."""
     found, missing = [], []
     for peer in peers:
         start = time.perf_counter()
         print(f"{peer.name} ...", end=" ", file=sys.stderr, flush=True)
         try:
-            found.append(ask(peer))
+            found.append(ask_apart(peer))
+        except BrokenProcessPool:
+            missing.append(f"{peer.name}: no verdict, its process crashed")
+            print("crashed", file=sys.stderr)
         except (ImportError, metadata.PackageNotFoundError) as why:
             missing.append(f"{peer.name}: not asked, {why}")
             print("not installed", file=sys.stderr)
         else:
             took = time.perf_counter() - start
             print(f"{found[-1]['verdict']}, {took:.0f} s", file=sys.stderr)
+            if directory is not None:
+                _write(
+                    directory / f"{peer.slug}.json",
+                    json.dumps(found[-1], indent=1, allow_nan=False),
+                )
     return found, missing
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def stored(directory: Path) -> list[dict[str, Any]]:
@@ -89,25 +115,15 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"names must be parts of those of --list, got {unknown[0]!r}")
     missing: list[str] = []
     if given.source is None:
-        found, missing = asked(wanted)
+        found, missing = asked(wanted, given.json)
     else:
         found = stored(given.source)
     if not found:
         parser.error(f"there is nobody to ask: {'; '.join(missing) or given.source}")
-    texts = {
-        given.markdown: markdown(found),
-        given.html: page(found, f"sparse-ref {sr.__version__}"),
-    }
-    if given.json is not None:
-        slugs = {peer.name: peer.slug for peer in PEERS}
-        texts |= {
-            given.json / f"{slugs[one['name']]}.json": json.dumps(one, indent=1, allow_nan=False)
-            for one in found
-        }
-    for path, text in texts.items():
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+    if given.markdown is not None:
+        _write(given.markdown, markdown(found))
+    if given.html is not None:
+        _write(given.html, page(found, f"sparse-ref {sr.__version__}"))
     if given.markdown is None:
         print(markdown(found), end="")
     print("\n".join(missing), end="\n" if missing else "", file=sys.stderr)
