@@ -141,9 +141,13 @@ def _share(mistake: Mistake, results: list[Result]) -> float:
 
 def _fault(fault: Fault, fn: Callable[..., Any]) -> dict[str, Any]:
     first = min(fault.results, key=lambda r: r.case.sizes.m * r.case.sizes.n)
-    mistakes = sorted(fault.mistakes, key=lambda one: -_share(one, fault.results))
+    masked = _masked(first)  # there a finite mask value is told from 0 * NaN by nothing
+    mistakes = sorted(
+        fault.mistakes,
+        key=lambda one: (masked and one.id != "masked-nan", -_share(one, fault.results)),
+    )
     return {
-        "verdict": "ACCEPTABLE" if _masked(first) else first.verdict,
+        "verdict": "ACCEPTABLE" if masked else first.verdict,
         "ids": [one.id for one in mistakes],
         "story": mistakes[0].story if mistakes else "no known mistake gives these answers",
         "links": [one.link for one in mistakes if one.link],
