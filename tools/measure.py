@@ -23,6 +23,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 SHORTEST = 0.005  # seconds: quicker calls are repeated this long, and their mean taken
 PAUSE = 0.02  # seconds: workers of the last side still spin after its call; let them fall asleep
+ALONE = 0.3  # seconds: a call without a rival warms up this long, and is then timed as long
 PACKAGES = (
     "numpy", "scipy", "numba", "llvmlite", "ml_dtypes", "torch", "onnx", "onnxruntime", "openvino",
 )  # fmt: skip
@@ -55,8 +56,12 @@ def in_turn(calls: Mapping[str, Call], runs: int) -> dict[str, list[float]]:
 
 
 def median_of(call: Call, runs: int) -> float:
-    """The median time of a call that has no rival."""
-    return statistics.median(in_turn({"": call}, runs)[""])
+    """The median time of a call that has no rival, so that its workers need not be woken anew."""
+    end = time.perf_counter() + ALONE
+    took = seconds(call)
+    while time.perf_counter() < end:
+        took = seconds(call)
+    return statistics.median(seconds(call) for _ in range(max(runs, math.ceil(ALONE / took))))
 
 
 def fresh(code: str, **environment: str) -> Any:

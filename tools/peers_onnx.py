@@ -82,7 +82,7 @@ def block_sparse(task: Task) -> Iterator[Form]:
 
 def loop_body(task: Task) -> Iterator[Form]:
     """Our operator where nobody registered a kernel: the function body in standard operators."""
-    yield run_form(session(exported(task), task.threads), _named(task), task)
+    yield run_form(session(exported(task), task.threads), named(task), task)
 
 
 def registered_kernel(task: Task) -> Iterator[Form]:
@@ -98,7 +98,7 @@ def registered_kernel(task: Task) -> Iterator[Form]:
            for op in part.get_nodes()]  # fmt: skip
     if ran != ["SparseAttention"]:
         raise FellBackError(f"the registered kernel did not run, but {sorted(set(ran))}")
-    yield run_form(ready, _named(task), task)
+    yield run_form(ready, named(task), task)
 
 
 def exported(task: Task) -> Any:
@@ -211,7 +211,7 @@ def _options(threads: int) -> Any:
     return options
 
 
-def _named(task: Task) -> Feeds:
+def named(task: Task) -> Feeds:
     return {"q": task.q, "k": task.k, "v": task.v}
 
 

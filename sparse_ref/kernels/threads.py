@@ -1,14 +1,16 @@
 """Workers on plain Python threads.
 
 Kernels release the GIL and claim their tasks from a shared counter, so no Numba threading layer is
-needed: any number of Python threads may call, and a forked child too. The caller only waits, so
-that Ctrl-C reaches it, and stops every worker at its next task.
+needed: any number of Python threads may call, and a forked child too, which starts threads of its
+own. The caller only waits, so that Ctrl-C reaches it, and stops every worker at its next task.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import lru_cache
 from typing import Any
 
 import numba
@@ -41,18 +43,30 @@ def run(kernel: Callable[..., Any], *args: Any, work: float) -> None:
         kernel(0, np.full(1, STOP), *args)
         _compiled.add(key)
     counters = np.arange(count)
-    running: list[Future[Any]] = []
-    with ThreadPoolExecutor(count, "sparse_ref") as pool:
-        try:
-            for worker in range(count):  # one by one: the first may be at work when Ctrl-C comes
-                running += [pool.submit(kernel, worker, counters, *args)]
-            for one in running:
-                one.result()
-        finally:
-            while True:  # nothing is left, or somebody gave up
-                counters[:] = STOP
-                if not wait(running, timeout=0.05).not_done:
-                    break
+    pool, running = _pool(), list[Future[Any]]()
+    try:
+        for worker in range(count):  # one by one: the first may be at work when Ctrl-C comes
+            running += [pool.submit(kernel, worker, counters, *args)]
+        for one in running:
+            one.result()
+    except KeyboardInterrupt:
+        _pool.cache_clear()  # a thread whose start was interrupted ends with its pool
+        raise
+    finally:  # nothing is left, or somebody gave up
+        begun = [one for one in running if not one.cancel()]
+        counters[:] = STOP
+        while wait(begun, timeout=0.05).not_done:
+            counters[:] = STOP
+
+
+@lru_cache(maxsize=1)
+def _pool() -> ThreadPoolExecutor:
+    """The threads, kept: one that wakes is put on an idle core, a new one often beside another."""
+    return ThreadPoolExecutor(settings.NUMBA_NUM_THREADS, "sparse_ref")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _types(args: Any) -> Iterator[Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from numba import carray, cfunc, types
 
 from sparse_ref.kernels.scratch import scratch_size
+from sparse_ref.kernels.threads import SMALL
 from sparse_ref.kernels.vectors import width
 
 from . import abi
@@ -114,6 +115,8 @@ def compute(node_at, context, kind):
     if job.b * job.h * job.m == 0:
         return 0
     job.workers = min(node.workers, job.b * job.h * job.rows)
+    if products(job) <= SMALL:
+        job.workers = 1
     w = width(numbers(job.raw_q, 0, kind))
     job.panels = (job.bq + w - 1) // w
     half = job.type in (FLOAT16, BFLOAT16)
@@ -139,6 +142,13 @@ def compute(node_at, context, kind):
     if half:
         run(api, context, node, job_at, job, NARROW)
     return call(api[FREE_API], (node.allocator, block))
+
+
+@kernel
+def products(job):
+    """About how many multiply-adds a job is."""
+    queries, layouts = min(job.m, job.bq), max(1, job.layouts)
+    return job.b * job.h / layouts * job.entries * queries * job.bk * (job.d + job.e)
 
 
 @kernel
