@@ -130,7 +130,7 @@ def gathered_attention(
             sink = sinks.to(q.dtype)[of.head][:, None, None].expand(b, -1, bq, 1)
             scores = torch.cat([scores, sink], -1)
         total = scores.logsumexp(-1, keepdim=True)
-        weights = (near.scores - total.masked_fill(total == -math.inf, 0.0)).exp()
+        weights = scores.softmax(-1).masked_fill(total == -math.inf, 0.0)[..., : near.v.shape[2]]
         if dropout:
             weights = torch.nn.functional.dropout(weights, dropout)
         out[:, of.head, of.row] = weights @ near.v

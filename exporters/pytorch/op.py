@@ -19,8 +19,6 @@ import sparse_ref as sr
 from . import by_blocks, by_flex, by_kernels
 from .given import Options
 
-SMALL = 128 * 128  # up to as many pairs plain torch is quicker than a call of the kernels
-
 
 def sparse_attention(
     q: Tensor,
@@ -63,8 +61,8 @@ def sparse_attention(
     Returns
     -------
     Tensor (b, h, m, e) in q's type. A query that sees no key gets 0. On a CPU the kernels compute
-    it, elsewhere FlexAttention; that, and plain torch where m * n is small, lets a NaN in a value
-    that is not allowed reach the output, as PyTorch's own attention does.
+    it; elsewhere FlexAttention, and plain torch where there is no Numba, which let a NaN in a
+    value that is not allowed reach the output, as PyTorch's own attention does.
 
     Examples
     --------
@@ -141,14 +139,13 @@ def attention(
     """From q (b, h, m, d), k (b, g, n, d) and v (b, g, n, e) to out (b, h, m, e), lse (b, h, m)."""
     tensors = sinks, q_start, key_start, key_length, tokens, slopes
     given = Options.of(unspelled(pattern), scale, softcap, *tensors)
-    if _kernels(q, k):
+    if _kernels(q):
         return by_kernels.forward(q, k, v, given)
     return by_blocks.forward(q, k, v, given)
 
 
-def _kernels(q: Tensor, k: Tensor) -> bool:
-    large = q.shape[2] * k.shape[2] > SMALL
-    return large and q.device.type == "cpu" and by_kernels.AVAILABLE
+def _kernels(q: Tensor) -> bool:
+    return q.device.type == "cpu" and by_kernels.AVAILABLE
 
 
 @attention.register_fake
@@ -179,7 +176,7 @@ def attention_backward(
     """Gradients of q, k, v and sinks; the weights are computed again, not kept."""
     tensors = sinks, q_start, key_start, key_length, tokens, slopes
     given = Options.of(unspelled(pattern), scale, softcap, *tensors)
-    backward = by_kernels.backward if _kernels(q, k) else by_blocks.backward
+    backward = by_kernels.backward if _kernels(q) else by_blocks.backward
     return backward(dout, dlse, out, lse, q, k, v, given)
 
 

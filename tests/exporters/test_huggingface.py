@@ -15,7 +15,7 @@ pytestmark = pytest.mark.witness
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from transformers import masking_utils  # noqa: E402
 
-from exporters.pytorch import hf_masks, op, register_huggingface  # noqa: E402
+from exporters.pytorch import by_kernels, hf_masks, register_huggingface  # noqa: E402
 from exporters.pytorch.huggingface import seen  # noqa: E402
 from tests.exporters.hf_models import MODELS, model  # noqa: E402
 
@@ -285,7 +285,7 @@ def test_chunks_begin_where_padding_ends_in_the_file_too():
 
 def test_the_kernels_and_the_dense_form_agree(monkeypatch):
     pytest.importorskip("numba", reason="numba is not installed")
-    dense = run(model("gpt-oss, sinks", "sparse_ref"), words(3), PADDED)
-    monkeypatch.setattr(op, "SMALL", 0)
     kernels = run(model("gpt-oss, sinks", "sparse_ref"), words(3), PADDED)
+    monkeypatch.setattr(by_kernels, "AVAILABLE", False)
+    dense = run(model("gpt-oss, sinks", "sparse_ref"), words(3), PADDED)
     assert 0 < off(kernels, dense, PADDED) < CLOSE

@@ -14,8 +14,8 @@ torch = pytest.importorskip("torch")
 from exporters.pytorch import (  # noqa: E402
     SparseAttention,
     SparseTransformer,
+    by_kernels,
     module_to_onnx,
-    op,
     sparse_attention,
 )
 from exporters.pytorch.op import spelled, unspelled  # noqa: E402
@@ -89,9 +89,8 @@ def test_the_operator_obeys_the_dispatchers_contract():
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
 def test_padding_caches_softcap_and_sinks_are_the_oracles(pattern, dense, monkeypatch):
     """Each batch row has its own first query, first key and number of keys."""
-    if not dense:
-        pytest.importorskip("numba", reason="numba is not installed")
-        monkeypatch.setattr(op, "SMALL", 0)
+    if dense:
+        monkeypatch.setattr(by_kernels, "AVAILABLE", False)
     q, k, v = drawn(6, 2, 5, 11, 3, 4, torch.float64)
     sinks = torch.randn(6, dtype=torch.float64, requires_grad=True)
     starts, firsts, lengths = torch.tensor([[4, -1], [0, 3], [11, 7]])

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("numba", reason="numba is not installed")
 
 from exporters import saved_bytes, sparse_attention, to_torch  # noqa: E402
-from exporters.pytorch import by_blocks, by_flex, by_kernels, op  # noqa: E402
+from exporters.pytorch import by_blocks, by_flex, by_kernels  # noqa: E402
 from exporters.pytorch.given import Options  # noqa: E402
 from exporters.pytorch.op import spelled  # noqa: E402
 
@@ -145,9 +145,9 @@ def test_half_precision_stays_within_the_bound(dtype):
     assert (error <= bound).all()
 
 
-@pytest.mark.parametrize("small", [0, 1 << 14], ids=["kernels", "blocks"])
-def test_finite_differences_and_the_dispatchers_contract(small, monkeypatch):
-    monkeypatch.setattr(op, "SMALL", small)
+@pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "blocks"])
+def test_finite_differences_and_the_dispatchers_contract(kernels, monkeypatch):
+    monkeypatch.setattr(by_kernels, "AVAILABLE", kernels)
     q, k, v, _ = (x.requires_grad_() for x in drawn(4, 2, 3, 5, 3, 2))
     sinks = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
