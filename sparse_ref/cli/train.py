@@ -93,7 +93,7 @@ def add_to(commands: Any) -> None:
     csv.set_defaults(run=_csv)
 
 
-BYTE_STEPS = 1400
+BYTE_STEPS = 1600
 
 
 def _task(

@@ -108,8 +108,6 @@ def load_keys(layout, slots, keys, at, group, chunk):
         for j in range(stop - start):
             keys[seen + j] = start + j
         seen += stop - start
-    for more in range(seen, (seen + 3) // 4 * 4):
-        keys[more] = keys[seen - 1]
     return seen
 
 

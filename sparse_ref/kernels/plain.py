@@ -55,6 +55,33 @@ def add_product(c, co, a, at, row, columns, b, k, shrink, so):
                 c[co + r * LANES + lane] += x * b[i * LANES + lane]
 
 
+def _scattered(rows):
+    """`dots` and `sums` of `scattered`, for so many rows."""
+
+    @inner
+    def dots(x, xo, a, ao, apart, y, yo, size, row, keys, first, stop):
+        """x[r apart + j] = the product of row r of a with the key in slot keys[j]."""
+        for r in range(rows):
+            for j in range(first, stop):
+                total = x.dtype.type(0)
+                for c in range(size):
+                    total += a[ao + r * size + c] * y[yo + keys[j] * row + c]
+                x[xo + r * apart + j] = total
+
+    @inner
+    def sums(x, xo, a, ao, apart, y, yo, size, row, keys, first, stop):
+        """Rows of x += a[r apart + j] times the value in slot keys[j]."""
+        for r in range(rows):
+            for j in range(first, stop):
+                for c in range(size):
+                    x[xo + r * size + c] += a[ao + r * apart + j] * y[yo + keys[j] * row + c]
+
+    return dots, sums
+
+
+(dots_1, sums_1), (dots_4, sums_4) = (_scattered(rows) for rows in (1, 4))
+
+
 @inner
 def softmax(s, so, rows, m, l, r, at):  # noqa: E741
     """One step of an online softmax, as `simd.softmax`."""

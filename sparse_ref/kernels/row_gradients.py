@@ -18,8 +18,8 @@ from sparse_ref._arrays import Ints
 from ._jit import inner, kernel, owner
 from .adjoint import add_to_bias, flipped
 from .arguments import LOG2E, added
-from .rows import TASK, Layout, dot, gather
-from .vectors import claim, slopes, softcap, weights_by_lane, width
+from .rows import TASK, Layout
+from .vectors import claim, dots_1, slopes, softcap, sums_1, weights_by_lane, width
 
 
 class Scratch(NamedTuple):
@@ -80,10 +80,11 @@ def one_query(x, y, layout, how, slots, work, at, which, i, part):
     count, group = end - begin, head // (x.sizes[0] // x.sizes[1])
     k_at = batch * x.k_strides[0] + group * x.k_strides[1] + first * x.k_strides[2]
     v_at = batch * x.v_strides[0] + group * x.v_strides[1] + first * x.v_strides[2]
+    k_row, v_row = x.k_strides[2], x.v_strides[2]
+    dots_1(work.s, -begin, work.left, 0, 0, x.k, k_at, d, k_row, layout.indices, begin, end)
+    dots_1(work.g, -begin, work.right, 0, 0, x.v, v_at, e, v_row, layout.indices, begin, end)
     for t in range(count):
-        j = work.listed[t] = layout.indices[begin + t]
-        work.s[t] = dot(work.left, x.k, k_at + j * x.k_strides[2])
-        work.g[t] = dot(work.right, x.v, v_at + j * x.v_strides[2])
+        work.listed[t] = layout.indices[begin + t]
         work.lse[t], work.mean[t] = y.lse[batch, head, i], y.mean[batch, head, i]
     cap(how, work, count)
     for t in range(count):
@@ -96,10 +97,8 @@ def one_query(x, y, layout, how, slots, work, at, which, i, part):
                 j = work.listed[t]
                 away = slots.position[j] - slots.q_start - i
                 add_to_bias(how, y, batch, head, part, i, first + j, away, work.g[t])
-    for t in range(count):
-        if work.listed[t] >= 0:
-            change = work.g[t] * work.slope[t] if how.softcap > 0 else work.g[t]
-            gather(work.d_left, change, x.k, k_at + work.listed[t] * x.k_strides[2])
+    seen = slope(how, work, count)
+    sums_1(work.d_left, 0, work.g, 0, 0, x.k, k_at, d, k_row, work.listed, 0, seen)
     add_to(y.dq[batch, head, i], work.d_left, x.out.dtype.type(y.scale))
 
 
@@ -132,23 +131,22 @@ def one_key(x, y, layout, how, slots, work, at, group, j):
         begin, end = layout.indptr[layout.layout_of[which], j : j + 2]
         q_at = batch * x.q_strides[0] + head * x.q_strides[1]
         up_at = batch * y.dout_strides[0] + head * y.dout_strides[1]
-        count = end - begin
+        count, q_row, up_row = end - begin, x.q_strides[2], y.dout_strides[2]
+        dots_1(work.s, -begin, work.left, 0, 0, x.q, q_at, d, q_row, layout.indices, begin, end)
+        dots_1(
+            work.g, -begin, work.right, 0, 0, y.dout, up_at, e, up_row, layout.indices, begin, end
+        )
         for t in range(count):
             i = work.listed[t] = layout.indices[begin + t]
-            work.s[t] = dot(work.left, x.q, q_at + i * x.q_strides[2])
-            work.g[t] = dot(work.right, y.dout, up_at + i * y.dout_strides[2])
             work.lse[t], work.mean[t] = y.lse[batch, head, i], y.mean[batch, head, i]
         cap(how, work, count)
         for t in range(count):
             i, times = work.listed[t], layout.times[begin + t]
             add(how, slots, work, at, head, i, j, times, t)
         weigh(work, count)
-        for t in range(count):
-            i = work.listed[t]
-            if i >= 0:
-                change = work.g[t] * work.slope[t] if how.softcap > 0 else work.g[t]
-                gather(work.d_left, change, x.q, q_at + i * x.q_strides[2])
-                gather(work.d_right, work.s[t], y.dout, up_at + i * y.dout_strides[2])
+        seen = slope(how, work, count)
+        sums_1(work.d_left, 0, work.g, 0, 0, x.q, q_at, d, q_row, work.listed, 0, seen)
+        sums_1(work.d_right, 0, work.s, 0, 0, y.dout, up_at, e, up_row, work.listed, 0, seen)
     add_to(y.dk[batch, group, slot], work.d_left, x.out.dtype.type(y.scale))
     add_to(y.dv[batch, group, slot], work.d_right, x.out.dtype.type(1))
 
@@ -195,6 +193,18 @@ def weigh(work, count):
     w = width(work.s)
     for r in range(0, count, w):
         weights_by_lane(work.s, r, 1, work.g, r, work.lse, work.mean, r)
+
+
+@inner
+def slope(how, work, count):
+    """Only pairs that are seen, dS times the slope of the softcap; how many there are."""
+    seen = 0
+    for t in range(count):
+        if work.listed[t] >= 0:
+            change = work.g[t] * work.slope[t] if how.softcap > 0 else work.g[t]
+            work.listed[seen], work.g[seen], work.s[seen] = work.listed[t], change, work.s[t]
+            seen += 1
+    return seen
 
 
 @inner

@@ -19,7 +19,7 @@ from sparse_ref._arrays import Ints
 
 from ._jit import inner, kernel
 from .arguments import LOG2E, added
-from .vectors import claim, softcap, softmax, width
+from .vectors import claim, dots_1, softcap, softmax, sums_1, width
 
 LN2 = math.log(2)
 TASK = 16  # rows claimed together
@@ -106,8 +106,7 @@ def one_row(x, layout, how, slots, work, at, which, i, begins):
     for c in range(len(acc)):
         so_far = x.out.dtype.type(0) if begins else out[batch, head, i, c]
         acc[c] = so_far * shrink if abs(so_far) <= most else so_far
-    for j in range(seen):
-        gather(acc, s[j], v, v_at + keys[j] * row)
+    sums_1(acc, 0, s, 0, 0, v, v_at, len(acc), row, keys, 0, seen)
     share = total if total == 0 else one / total
     for c in range(len(acc)):
         out[batch, head, i, c] = acc[c] * share
@@ -124,9 +123,8 @@ def load_scores(x, layout, how, slots, work, at, which, i):
     listed, counts, s, keys = layout.indices, layout.times, work.s, work.keys
     while end > begin and listed[end - 1] >= slots.length[at]:
         end -= 1
-    q, k, row = work.q, x.k, x.k_strides[2]
-    for j in range(end - begin):
-        s[j] = dot(q, k, k_at + listed[begin + j] * row)
+    if end > begin:
+        dots_1(s, -begin, work.q, 0, 0, x.k, k_at, len(work.q), x.k_strides[2], listed, begin, end)
     if how.softcap > 0 and end > begin:
         rows = (end - begin + w - 1) // w
         s[end - begin : rows * w] = 0
@@ -165,20 +163,3 @@ def weigh(work, before, seen):
         for lane in range(w):
             total += work.l[lane]
     return peak, shrink, total
-
-
-@inner
-def dot(q, k, at):
-    """The product of q and the key that is `len(q)` entries from `at` on."""
-    total, key = q.dtype.type(0), k[at : at + len(q)]
-    for c in range(len(q)):  # over a slice: an index that may be negative is not vectorised
-        total += q[c] * key[c]
-    return total
-
-
-@inner
-def gather(acc, weight, v, at):
-    """Add weight * v to acc, v being `len(acc)` entries from `at` on."""
-    value = v[at : at + len(acc)]
-    for c in range(len(acc)):
-        acc[c] += weight * value[c]
