@@ -15,7 +15,7 @@ from tests.test_layouts import FAMILIES
 
 numba = pytest.importorskip("numba")
 kernels = pytest.importorskip("sparse_ref.kernels")
-from sparse_ref.kernels import _jit, amx, costs, forward, plans, rows, tiles  # noqa: E402
+from sparse_ref.kernels import _jit, amx, costs, forward, plans, rows, tiles, vectors  # noqa: E402
 
 RNG = np.random.default_rng(5)
 KINDS = ["tiles", "rows"]
@@ -351,6 +351,41 @@ def test_kernels_run_without_compiling():
 
 def test_plain_loops_do_what_the_vector_instructions_do():
     assert in_a_process(SMALL_CASES, SPARSE_REF_PLAIN="1") == "sparse_ref.kernels.plain"
+
+
+@numba.njit
+def four_rows(s, x, q, k, v, keys, sizes):
+    d, e, row, count = sizes
+    vectors.dots_4(s, 0, q, 0, count, k, 0, d, row, keys, 0, count)
+    vectors.sums_4(x, 0, s, 0, count, v, 0, e, row, keys, 0, count)
+
+
+@numba.njit
+def one_row(s, x, q, k, v, keys, sizes):
+    d, e, row, count = sizes
+    vectors.dots_1(s, 0, q, 0, 0, k, 0, d, row, keys, 0, count)
+    vectors.sums_1(x, 0, s, 0, 0, v, 0, e, row, keys, 0, count)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("rows", "products"), [(1, one_row), (4, four_rows)])
+def test_products_with_scattered_rows_are_exact_on_small_integers(rows, products, dtype):
+    """Sizes on and off the vectors' width; keys twice and backwards; nothing else is written."""
+    rng = np.random.default_rng(3)
+    for d, e, count, index in [
+        (1, 3, 5, np.int32), (8, 19, 4, np.int64), (33, 16, 7, np.int32), (64, 131, 1, np.int64),
+        (80, 64, 13, np.int32), (131, 128, 3, np.int64), (16, 1, 0, np.int32),
+    ]:  # fmt: skip
+        q, k, v = (rng.integers(-2, 3, shape).astype(dtype) for shape in
+                   ((rows, d), (17, 137), (17, 137)))  # fmt: skip
+        keys, x = rng.integers(0, 17, count).astype(index), rng.integers(-9, 9, (rows, e))
+        s, got = np.zeros(rows * count + 3, dtype), np.append(x, [np.pi] * 7).astype(dtype)
+        products(s, got, q.ravel(), k.ravel(), v.ravel(), keys, (d, e, 137, count))
+        want = q @ k[keys, :d].T
+
+        np.testing.assert_array_equal(s[: rows * count], want.ravel())
+        np.testing.assert_array_equal(got[: rows * e], (x + want @ v[keys, :e]).ravel())
+        assert (got[rows * e :] == dtype(np.pi)).all()
 
 
 def test_a_forked_child_may_call_after_its_parent_has():
