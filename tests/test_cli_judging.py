@@ -399,6 +399,57 @@ def test_a_crash_in_a_process_of_its_own_is_a_verdict(here, capsys):
     assert said(capsys, "check", "strange_kernels.py:right", *ONE, "--isolate", "-q") == (0, "", "")
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("strange_fatal:f", "it cannot be loaded: its process was killed by SIGABRT (Aborted)"),
+        ("strange_broken:f", "strange_broken cannot be imported: ZeroDivisionError: division by"),
+        ("strange_broken.py:f", "strange_broken.py cannot be imported: ZeroDivisionError"),
+        ("strange_kernels:rigth", "strange_kernels has no 'rigth'; did you mean right?"),
+        ("strange_kernels:banded", "strange_kernels:banded takes no pattern: say its own with"),
+    ],
+)
+def test_what_cannot_be_imported_is_a_verdict_there(here, capsys, name, reason):
+    (here / "strange_fatal.py").write_text("import os\nos.abort()\n")
+    command = ["check", name, *SMALL, "--isolate"]
+    status, out, err = said(capsys, *command)
+    assert status == 1, err
+    assert out.startswith("sparse-ref check: 4 ERROR")
+    assert reason in out
+    assert not {"strange_fatal", "strange_broken", "strange_kernels"} & set(sys.modules)
+
+
+def test_apart_a_kernel_is_called_in_its_own_words(here, capsys):
+    form = ["--layout", "bshd", "--spell", "flash_attn", "--isolate", "-q"]
+    assert said(capsys, "check", "strange_kernels:packed", *SMALL, *form)[0] == 0
+    fixed = ["--quick", "--pattern", "conventions.hf(3)", "--no-options", "--isolate", "-q"]
+    assert said(capsys, "check", "strange_kernels:banded", *fixed)[0] == 0
+    assert said(capsys, "check", "strange_kernels", *SMALL, "--isolate")[0] == 2
+    assert said(capsys, "check", "x:f", *SMALL, "--isolate", "--spell", "greek")[0] == 2
+
+
+def test_an_onnx_file_is_checked(here, capsys):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from exporters import to_onnx
+
+    sizes = {"heads": 6, "kv_heads": 2, "head_dim": 5, "value_dim": 7}
+    onnx.save(to_onnx(parse(WINDOW), **sizes), "window.onnx")
+    one = ["--pattern", WINDOW, "--only", "13x13-d5e7/even/float32"]
+    for apart in ([], ["--isolate"]):
+        status, out, err = said(capsys, "check", "window.onnx", *one, *apart)
+        assert (status, out[:24]) == (0, "sparse-ref check: 1 PASS"), err
+    status, out, _ = said(capsys, "check", "window.onnx", *SMALL)
+    assert status == 3
+    assert "its pattern is Causal() & SlidingWindow(left=3" in out
+    (here / "broken.onnx").write_bytes(b"no file")
+    for name in ("nowhere.onnx", "broken.onnx"):
+        status, _, err = said(capsys, "check", name, *SMALL)
+        assert status == 2
+        assert err.startswith(f"sparse-ref check: {name} cannot be used: ")
+        assert err.count("\n") == 1
+
+
 def test_what_skips_on_purpose_has_a_budget(here, capsys):
     one = ["--only", "causal/b1h6g2-13x13-d5e7/even/float32", "--no-options"]
     command = ["check", "strange_kernels:recent", *one[:-1], "--quick"]

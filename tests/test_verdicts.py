@@ -151,6 +151,10 @@ def test_the_page_is_whole_and_stands_alone(found):
     assert all(x.startswith("https://github.com/") for x in tags.links if not x.startswith("#"))
     assert "url(" not in text
     assert "@import" not in text
+    assert text.count("<caption>") == text.count("<table>") == 1
+    assert text.count('scope="col"') == 5
+    assert text.count('scope="row"') == 2
+    assert "svg { display: block; max-width: 100%; height: auto;" in text  # as wide as a phone
     assert "prefers-color-scheme: dark" in text
     assert "A &lt;careless&gt; one" in text
     assert "<careless>" not in text

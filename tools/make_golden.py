@@ -21,6 +21,7 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one thread adds up in one order
 
+from sparse_ref.golden import load  # noqa: E402 - after the path is set
 from tools.golden import archive, checking, export, lint  # noqa: E402 - after the path is set
 from tools.golden.build import build  # noqa: E402
 from tools.golden.files import Built, directory  # noqa: E402
@@ -36,6 +37,17 @@ def built(workers: int) -> list[Built]:
         return [build(plan) for plan in plans()]
     with ProcessPoolExecutor(workers) as pool:
         return list(pool.map(build, plans(), chunksize=16))
+
+
+def kept(cases: list[Built]) -> list[Built]:
+    """A case that is there already keeps its bits: exp differs between processors in the last."""
+    old = {case.id: case.tensors for case in load(GOLDEN)} if GOLDEN.is_dir() else {}
+    found = []
+    for record, made in cases:
+        before = old.get(record["id"], {})
+        same = {name: x.astype(made[name].dtype) for name, x in before.items() if name in made}
+        found.append((record, made if checking.different(record["id"], same, made) else same))
+    return found
 
 
 def both(cases: list[Built]) -> dict[Path, dict[str, bytes]]:
@@ -82,7 +94,7 @@ def main() -> int:
             problems = checking.problems(both(built(given.workers)))
         print("\n".join(problems) or "golden files: every value derived again, all equal")
         return 1 if problems else 0
-    write(both(built(given.workers)))
+    write(both(kept(built(given.workers))))
     return 0
 
 

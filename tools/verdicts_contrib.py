@@ -8,15 +8,20 @@ import numpy as np
 
 import sparse_ref as sr
 from sparse_ref.conformance import Case, Sizes
+from sparse_ref.conformance.operators import (
+    REFUSALS,
+    flat,
+    group_query_attention,
+    in_onnxruntime,
+    model,
+    session,
+    split,
+)
+from sparse_ref.conformance.sessions import refused
 
 from .verdicts_mistakes import BLOCK, BLOCK_PATTERNS, BLOCK_SPARSE, asked_of
-from .verdicts_onnx import in_ort, model, or_refused, session
 from .verdicts_peers import Peer, fitted, needed, question, same_heads, suite
 
-GROUPED = (
-    "query", "key", "value", "past_key", "past_value", "seqlens_k", "total_sequence_length",
-    "cos_cache", "sin_cache", "position_ids", "attention_bias", "head_sink",
-)  # fmt: skip
 MULTIHEAD = ("query", "key", "value", "bias", "key_padding_mask", "attention_bias")
 BLOCKED = (
     "query", "key", "value", "past_key", "past_value", "block_row_indices", "block_col_indices",
@@ -25,50 +30,17 @@ BLOCKED = (
 WITH_CACHE = ("output", "present_key", "present_value")
 
 
-def flat(x: Any) -> Any:
-    """(b, h, m, d) with heads in the last axis."""
-    b, h, m, d = x.shape
-    return np.ascontiguousarray(x.transpose(0, 2, 1, 3)).reshape(b, m, h * d)
-
-
-def split(x: Any, h: int, e: int) -> Any:
-    """The other way."""
-    return x.reshape(*x.shape[:2], h, e).transpose(0, 2, 1, 3)
-
-
-def grouped(q: Any, k: Any, v: Any, **given: Any) -> Any:
-    """com.microsoft.GroupQueryAttention; keys before the first query are its cache."""
-    (b, h, m, d), (_, g, n, _) = q.shape, k.shape
-    past = n - m
-    if past < 0:
-        raise NotImplementedError("it has no more queries than keys")
-    feeds = {
-        "query": flat(q), "key": flat(k[:, :, past:]), "value": flat(v[:, :, past:]),
-        "past_key": k[:, :, :past].copy(), "past_value": v[:, :, :past].copy(),
-        "seqlens_k": np.full(b, n - 1, np.int32),
-        "total_sequence_length": np.array([n], np.int32),
-    }  # fmt: skip
-    for name in ("attention_bias", "head_sink"):
-        if name in given:
-            feeds[name] = np.asarray(given.pop(name)).astype(q.dtype)
-    made = model(
-        "GroupQueryAttention", GROUPED, WITH_CACHE, feeds, domain="com.microsoft", num_heads=h,
-        kv_num_heads=g, **given,
-    )  # fmt: skip
-    return split(in_ort(made, feeds)[0], h, d)
-
-
 def grouped_by_bias(q: Any, k: Any, v: Any, pattern: Any, **attributes: Any) -> Any:
     """The same with any pattern as a bias of -inf."""
     asked = question(q, k, pattern, attributes)
     given = asked.rest(scale="scale", softcap="softcap", sink_logits="head_sink", bias="bias")
     bias = np.where(asked.mask(), given.pop("bias", 0.0), -np.inf)
-    return grouped(q, k, v, attention_bias=bias, causal=0, **given)
+    return group_query_attention(q, k, v, attention_bias=bias, causal=0, **given)
 
 
 def multihead(q: Any, k: Any, v: Any, pattern: Any, **attributes: Any) -> Any:
     """com.microsoft.MultiHeadAttention with any pattern as a bias of -inf."""
-    h, e = q.shape[1], v.shape[3]
+    h = q.shape[1]
     asked = question(q, k, pattern, attributes)
     given = asked.rest(scale="scale", bias="bias")
     bias = np.where(asked.mask(), given.pop("bias", 0.0), -np.inf).astype(q.dtype)
@@ -77,7 +49,7 @@ def multihead(q: Any, k: Any, v: Any, pattern: Any, **attributes: Any) -> Any:
         "MultiHeadAttention", MULTIHEAD, ("output",), feeds, domain="com.microsoft", num_heads=h,
         **given,
     )  # fmt: skip
-    return split(in_ort(made, feeds)[0], h, e)
+    return split(in_onnxruntime(made, feeds)[0], h)
 
 
 def block_sparse(q: Any, k: Any, v: Any, pattern: Any, **attributes: Any) -> Any:
@@ -114,8 +86,8 @@ def block_sparse(q: Any, k: Any, v: Any, pattern: Any, **attributes: Any) -> Any
     binding.bind_output("output")
     binding.bind_ortvalue_output("present_key", values["past_key"])
     binding.bind_ortvalue_output("present_value", values["past_value"])
-    or_refused(lambda: ready.run_with_iobinding(binding))
-    out = split(binding.copy_outputs_to_cpu()[0], h, d).copy()
+    refused(lambda: ready.run_with_iobinding(binding), *REFUSALS)
+    out = split(binding.copy_outputs_to_cpu()[0], h).copy()
     for row, length in enumerate(lengths or ()):
         out[row, :, length:] = 0  # padding, of which nothing is asked
     return out
@@ -148,7 +120,7 @@ ORT = "onnxruntime"
 PEERS = (
     Peer(
         "ONNX Runtime, GroupQueryAttention", ORT, "local_window_size, its cache and sinks",
-        lambda: sr.Candidate(grouped, spell="ort_gqa"), by_eights,
+        lambda: sr.Candidate(group_query_attention, spell="ort_gqa"), by_eights,
     ),
     Peer(
         "ONNX Runtime, GroupQueryAttention, bias", ORT, "attention_bias of -inf, causal=0",

@@ -8,7 +8,6 @@ from typing import Any
 import sparse_ref as sr
 from sparse_ref.conformance import Case, Sizes
 
-from .verdicts_mistakes import BUCKETS, NEIGHBORHOODS
 from .verdicts_peers import Peer, needed
 
 Implementation = Callable[..., Any]
@@ -149,10 +148,10 @@ PEERS = (
     Peer("NATTEN", "natten", "na1d, na2d", natten, natten_cases),
     Peer(
         "attention-gym", "attn-gym", "its mask functions, run by FlexAttention", attention_gym,
-        gym_cases, NEIGHBORHOODS,
+        gym_cases,
     ),
     Peer(
         "local-attention", "local-attention", "window_size, look_backward, look_forward, autopad",
-        local_attention, bucket_cases, BUCKETS,
+        local_attention, bucket_cases,
     ),
 )  # fmt: skip

@@ -1,18 +1,18 @@
-"""Mistakes of one library alone: what makes them needs its own idea of a pattern.
+"""ONNX Runtime's SparseAttention: layouts to ask for, and a mistake of its own.
 
-Those that anybody may make stand in the catalogue of `sparse_ref.conformance`.
+Mistakes that anybody may make stand in the catalogue of `sparse_ref.conformance`; this one
+comes of how one runtime stores a batch of unequal lengths.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 import sparse_ref as sr
 from sparse_ref.conformance.case import Call
-from sparse_ref.conformance.mistakes import Mistake, Outcome, changed, repeated, right
+from sparse_ref.conformance.mistakes import Mistake, Outcome, right
 from sparse_ref.results import Attention
 
 BLOCK = 8  # of the block-sparse layouts
@@ -75,40 +75,6 @@ def asked_of(pattern: sr.Pattern) -> tuple[Layout, tuple[int, ...] | None]:
     raise NotImplementedError("it has causal blocks only")
 
 
-def _layout_of(call: Call) -> Layout | None:
-    try:
-        return asked_of(call.pattern)[0]
-    except NotImplementedError:
-        return None
-
-
-def _mean_so_far(call: Call) -> Outcome | None:
-    """An empty row gets the mean of the values up to its own position."""
-    answer, bound = right(call)
-    none = np.isneginf(answer.lse)
-    if not none.any() or _layout_of(call) is None:
-        return None
-    m, n = call.q.shape[2], call.k.shape[2]
-    v = repeated(call.v.astype(np.float64), call.q.shape[1])
-    means = (v.cumsum(axis=2) / np.arange(1, n + 1)[:, None])[:, :, n - m :]
-    out = np.where(none[..., None], means, answer.out)
-    off = np.where(none[..., None], 2.0**-16 * np.abs(v).max(), bound.out)
-    return Attention(out, answer.lse), Attention(off, np.where(none, np.inf, bound.lse))
-
-
-def _counted_dense(call: Call) -> Call | None:
-    """A row with as many blocks as causality allows sees all that causality allows."""
-    layout = _layout_of(call)
-    if layout is None:
-        return None
-    dense = layout.sum(axis=2) == np.arange(1, layout.shape[1] + 1)
-    causal = np.tril(np.ones(layout.shape[1:], dtype=bool))
-    other = np.where(dense[..., None], causal, layout & causal)
-    if (other == (layout & causal)).all():
-        return None
-    return call._replace(pattern=block_pattern(other))
-
-
 def _shorter_rows(call: Call) -> Outcome | None:
     """All heads but the first of a shorter batch row: what they get cannot be foretold."""
     try:
@@ -128,91 +94,8 @@ def _shorter_rows(call: Call) -> Outcome | None:
 
 BLOCK_SPARSE = (
     Mistake(
-        "empty-mean-so-far", "a query of a block row without blocks gets the mean of the values "
-        "up to its own", "", _mean_so_far,
-    ),
-    Mistake(
-        "counted-dense", "a block row with as many blocks as causality allows is taken for dense, "
-        "whichever they are", "", changed(_counted_dense),
-    ),
-    Mistake(
         "offsets-of-longest", "in a batch of unequal lengths every head but the first of a "
         "shorter row is wrong: scores are written at offsets by the longest length, and read at "
         "offsets by the row's own", "", _shorter_rows,
-    ),
-)  # fmt: skip
-
-
-def _axes(call: Call) -> list[sr.Neighborhood] | None:
-    grid = call.pattern
-    if isinstance(grid, sr.Grid) and all(isinstance(x, sr.Neighborhood) for x in grid.patterns):
-        return list(grid.patterns)
-    return None
-
-
-def _even(call: Call) -> Call | None:
-    axes = _axes(call)
-    if axes is None or all(one.kernel % 2 for one in axes):
-        return None
-    wider = [replace(one, kernel=one.kernel // 2 * 2 + 1) for one in axes]
-    return call._replace(pattern=sr.Grid(call.pattern.shape, wider))  # type: ignore[attr-defined]
-
-
-def _exchanged(call: Call) -> Call | None:
-    axes = _axes(call)
-    if axes is None or len(axes) != 2 or axes[0] == axes[1]:
-        return None
-    row, column = np.divmod(np.arange(call.k.shape[2]), axes[1].length)
-    both = axes[1](row[:, None], row) & axes[0](column[:, None], column)
-    return call._replace(pattern=sr.Tokens(both))
-
-
-def _nan_as_nothing(call: Call) -> Outcome | None:
-    """Where a NaN that nobody may look at meets a row, the row is 0."""
-    bad = ~np.isfinite(call.v.astype(np.float64)).all(axis=(2, 3))
-    if not bad.any():
-        return None
-    answer, bound = right(call)
-    rows = np.repeat(bad, call.q.shape[1] // call.k.shape[1], axis=1)[..., None]
-    free = np.where(rows, np.inf, bound.lse)
-    off = np.where(rows[..., None], 0.0, bound.out)
-    return Attention(np.where(rows[..., None], 0.0, answer.out), answer.lse), Attention(off, free)
-
-
-MASKED = (
-    Mistake(
-        "masked-nan-to-0", "a NaN that nobody may look at makes all rows of its head 0", "",
-        _nan_as_nothing,
-    ),
-)  # fmt: skip
-
-NEIGHBORHOODS = (
-    Mistake(
-        "neighborhood-even+1", "a neighborhood of an even number of keys has one key more on "
-        "every axis", "", changed(_even),
-    ),
-    Mistake(
-        "neighborhood-axes-exchanged", "rows are cut by the width and the kernel of columns, "
-        "columns by those of rows", "", changed(_exchanged),
-    ),
-)  # fmt: skip
-
-
-def _whole_bucket(call: Call) -> Call | None:
-    """Zeros up to a whole bucket are keys like others."""
-    pattern = call.pattern
-    if not isinstance(pattern, sr.Chunked):
-        return None
-    more = -call.k.shape[2] % pattern.size
-    if not more:
-        return None
-    k, v = (np.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))) for x in (call.k, call.v))
-    return call._replace(k=k, v=v, attributes={**call.attributes, "q_start": 0})
-
-
-BUCKETS = (
-    Mistake(
-        "bucket-padding-seen", "zeros up to a whole bucket are seen by the queries around it", "",
-        changed(_whole_bucket),
     ),
 )  # fmt: skip

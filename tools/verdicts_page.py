@@ -21,21 +21,29 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --paper: #14171a; --soft: #9aa5b0;
   --line: #363d45; --cell: #8793a0; --more: #ff8a80; --less: #82b1ff; --fine: #7bd88f;
   --some: #ffc165; --band: #1d2226; } }
-body { margin: 0 auto; max-width: 66rem; padding: 1.5rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
+body { margin: 0 auto; max-width: 66rem; padding: 1.5rem clamp(0.8rem, 4vw, 1.5rem);
+  background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif;
+  overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem;
   border-top: 1px solid var(--line); padding-top: 1rem; } h3 { font-size: 1rem; }
 a { color: var(--less); } small, figcaption, .soft { color: var(--soft); }
 code, pre { font: 0.85em/1.45 ui-monospace, monospace; }
 pre { background: var(--band); padding: 0.6rem; overflow-x: auto; white-space: pre-wrap; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: 0.35rem 0.7rem 0.35rem 0;
+.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; min-width: 38rem; }
+caption { text-align: left; padding-bottom: 0.4rem; color: var(--soft); }
+th, td { text-align: left; vertical-align: top; overflow-wrap: break-word;
+  font-weight: normal; padding: 0.35rem 0.7rem 0.35rem 0;
   border-bottom: 1px solid var(--line); }
-td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.n { text-align: right; padding-right: 1rem; font-variant-numeric: tabular-nums;
+  white-space: nowrap; }
 .PASS { color: var(--fine); } .ACCEPTABLE { color: var(--some); }
 .FAIL, .ERROR, .TIMEOUT { color: var(--more); } .UNSUPPORTED { color: var(--soft); }
 b.v { white-space: nowrap; } .pair { display: flex; flex-wrap: wrap; gap: 1.5rem; }
-figure { margin: 0.5rem 0; } svg { display: block; border: 1px solid var(--line); }
+thead th { font-weight: bold; } th.n { text-align: right; }
+figure { margin: 0.5rem 0; max-width: 100%; }
+svg { display: block; max-width: 100%; height: auto; border: 1px solid var(--line); }
 .same { fill: var(--cell); } .extra { fill: var(--more); } .nan { stroke: var(--more);
   stroke-width: 1.6; } .missing { fill: none; stroke: var(--less); stroke-width: 1.4; }
 """
@@ -90,9 +98,12 @@ numbers, and draws the mask that was read from outside. A NaN that leaks from a 
 counted apart: nearly everybody multiplies where one should select.</p>
 <p class="soft">A refusal is no wrong answer, and is not counted. In pictures rows are queries and
 columns are keys. Made with {escape(made_with)}.</p>
-<div class="wide"><table>
-<thead><tr><th>implementation</th><th>asked by</th><th>right</th><th>verdict</th>
-<th>the mistakes</th></tr></thead>
+<div class="wide" role="region" aria-label="all verdicts" tabindex="0"><table>
+<caption>Right answers of the cases that each can be asked, and the mistakes that give the others.
+</caption>
+<thead><tr><th scope="col">implementation</th><th scope="col">asked by</th>
+<th scope="col" class="n">right</th><th scope="col">verdict</th><th scope="col">the mistakes</th>
+</tr></thead>
 <tbody>{rows}</tbody>
 </table></div>
 {body}</body>
@@ -111,8 +122,8 @@ def _row(one: Record) -> str:
     if unknown:
         names += f"{', and ' if names else ''}{unknown} without a name"
     return (
-        f'<tr><td><a href="#{_anchor(one)}">{escape(one["name"])}</a> '
-        f"<small>{escape(one['version'])}</small></td><td>{escape(one['asked'])}</td>"
+        f'<tr><th scope="row"><a href="#{_anchor(one)}">{escape(one["name"])}</a> '
+        f"<small>{escape(one['version'])}</small></th><td>{escape(one['asked'])}</td>"
         f'<td class="n">{right:,} of {asked:,}</td><td>{_verdict(one["verdict"])}</td>'
         f"<td>{names or 'none'}</td></tr>\n"
     )

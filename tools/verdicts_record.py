@@ -22,6 +22,7 @@ from sparse_ref.conformance.judging import Result, ratios, within
 from sparse_ref.conformance.masks import read_weights
 from sparse_ref.conformance.mistakes import Mistake
 from sparse_ref.conformance.report import sentences
+from sparse_ref.conformance.telling import fitting, read_in
 
 from .verdicts_peers import Peer
 
@@ -141,6 +142,7 @@ def _share(mistake: Mistake, results: list[Result]) -> float:
 
 def _fault(fault: Fault, fn: Callable[..., Any]) -> dict[str, Any]:
     first = min(fault.results, key=lambda r: r.case.sizes.m * r.case.sizes.n)
+    read = _told(fault, fn, first.case.dtype)
     masked = _masked(first)  # there a finite mask value is told from 0 * NaN by nothing
     mistakes = sorted(
         fault.mistakes,
@@ -153,10 +155,22 @@ def _fault(fault: Fault, fn: Callable[..., Any]) -> dict[str, Any]:
         "links": [one.link for one in mistakes if one.link],
         "cases": len(fault.results),
         "first": first.case.id,
-        "said": [line for line in (first.reason,) if line]
+        "said": [line for line in (first.reason, read) if line]
         + [line for wrong in first.wrong for line in sentences(wrong)],
         "picture": _picture(fn, fault.results, changed=True),
     }
+
+
+def _told(fault: Fault, fn: Callable[..., Any], dtype: str) -> str:
+    """What was read of its bits, which leaves of mistakes of precision those that show it."""
+    if len(fault.mistakes) < 2 or not all(one in ROUNDING for one in fault.mistakes):
+        return ""
+    read = read_in(fn, dtype)
+    if read is None:
+        return "its bits cannot be read from outside, and tell these apart by nothing"
+    kept = fitting([one.id for one in fault.mistakes], read, dtype)
+    fault.mistakes = [one for one in fault.mistakes if one.id in kept]
+    return f"read from outside in {dtype}: {read}"
 
 
 def _first_picture(fn: Callable[..., Any], report: Report) -> dict[str, Any] | None:

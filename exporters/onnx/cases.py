@@ -13,6 +13,7 @@ from .observed import Observed, runtime_names
 
 LENGTHS = [(1, 1), (7, 7), (33, 33), (100, 100), (257, 257)]
 UNEQUAL = [(1, 100), (7, 33), (33, 7)]
+TIED = 100  # keys of the longest case with ties
 BUFFER = 128  # what the buffer of a cache is a multiple of
 
 
@@ -27,7 +28,8 @@ def draw(model: Any, attentions: list[Observed]) -> list[Case]:
     """Cases of 1 to 257 queries and keys, not multiples of a block; unequal where inputs allow.
 
     Numbers are normal, integers 0 or 1, but for the inputs that an attention reads by name: key
-    lengths, positions of the first query, sinks, tables.
+    lengths, positions of the first query, sinks, tables. A file that chooses by content gets sizes
+    a second time with small whole numbers, whose scores are exact and often equal.
     """
     own = {one.name for one in model.graph.initializer}
     inputs = [one for one in model.graph.input if one.name not in own]
@@ -36,8 +38,9 @@ def draw(model: Any, attentions: list[Observed]) -> list[Case]:
         shape[0] for shape in shapes.values() if shape and isinstance(shape[0], str)
     }
     free = {dim for shape in shapes.values() for dim in shape if isinstance(dim, str)} - batch
-    of_queries = _lengths(shapes, [one.query for one in attentions])
-    of_keys = _lengths(shapes, [one.key for one in attentions])
+    choices = [one.choice.scored for one in attentions if one.choice is not None]
+    of_queries = _lengths(shapes, [*(one.query for one in attentions), *(x[0] for x in choices)])
+    of_keys = _lengths(shapes, [*(one.key for one in attentions), *(x[1] for x in choices)])
     apart = bool(of_keys - of_queries)
     sizes = _sizes(attentions, set(shapes), apart) if free else [(0, 0)]  # all fixed: one case
     cases = []
@@ -52,8 +55,17 @@ def draw(model: Any, attentions: list[Observed]) -> list[Case]:
                               np.random.default_rng(seed))
             for one in inputs
         }  # fmt: skip
-        cases.append(Case(f"{m} x {n}" if free else "as it is", feed))
+        label = f"{m} x {n}" if free else "as it is"
+        cases.append(Case(label, feed))
+        if choices and n <= TIED:
+            cases.append(Case(f"{label}, ties", {x: _whole(y, seed) for x, y in feed.items()}))
     return cases
+
+
+def _whole(x: NDArray[Any], seed: int) -> NDArray[Any]:
+    """Whole numbers from -2 to 2 in place of floats."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(-2, 3, x.shape).astype(x.dtype) if x.dtype.kind == "f" else x
 
 
 def _sizes(attentions: list[Observed], inputs: set[str], apart: bool) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import sparse_ref as sr
 
 from .observed import Observed, runtime_names, with_values
+from .selections_judged import chosen
 
 Array = NDArray[Any]
 
@@ -50,7 +51,10 @@ def judge(
     b, m, n = len(q), q.shape[2], k.shape[2]
     given = {name: got[name] for name in runtime_names(one.pattern)}
     pattern = with_values(one.pattern, given, b)
-    start = _rows(got, one.q_start, b, n - m)
+    if one.choice is not None:  # then attention is over the keys that the file chose
+        pattern, off, wrong = chosen(one.choice, got, one.lists, (b, q.shape[1], m, n))
+        yield Verdict(one.name, "choice", case, float(off), np.inf if off else 0.0, wrong)
+    start = _rows(got, one.q_start, b, n - m if one.choice is None else 0)  # lists count from 0
     length = np.clip(_rows(got, one.key_length, b, n), 0, n)
     options: dict[str, Any] = {
         "scale": one.scale, "softcap": one.softcap, "q_start": start, "kv_lengths": length,
@@ -63,7 +67,7 @@ def judge(
     for what, name in (("out", one.output), ("lse", one.lse)):
         if name is not None:
             yield _compared(one, what, case, got[name], getattr(want, what), getattr(bound, what))
-    if one.lists:
+    if one.lists and one.choice is None:
         yield _listed(one, got, pattern, start, length, case)
 
 

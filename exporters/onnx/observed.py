@@ -14,8 +14,10 @@ from onnx import helper
 import sparse_ref as sr
 
 from .schema import DOMAIN, INPUTS, OP
+from .selections_judged import Choice
 
 PATTERN = "sparse_ref.pattern"  # keys of metadata
+SELECTION = "sparse_ref.selection"
 SENTENCE = "sparse_ref.sentence"
 VALUES = "sparse_ref.values"
 LISTS = list(INPUTS)[3:7]
@@ -35,6 +37,7 @@ class Observed:
     `only_past` says that there must be no more queries than keys.
     `lists` are the names of block_indices, block_count, tile_ids and tile_masks, if it has them.
     `ours` says that the operator is our own, with the arithmetic that it promises.
+    `choice` says how keys are chosen from the content; `pattern` is then what they are chosen from.
     """
 
     name: str
@@ -54,11 +57,13 @@ class Observed:
     only_past: bool = False
     lists: tuple[str, ...] = ()
     ours: bool = False
+    choice: Choice | None = None
 
     @property
     def tensors(self) -> list[str]:
         """The names of all values that judging it takes."""
         names = [self.query, self.key, self.value, self.output, *self.lists]
+        names += self.choice.scored if self.choice is not None else ()
         optional = [self.lse, self.sinks, self.key_length, self.q_start, self.kv_len]
         return list(dict.fromkeys([*names, *filter(None, optional), *runtime_names(self.pattern)]))
 
@@ -76,17 +81,17 @@ def observed(model: Any) -> list[Observed]:
     found = []
     for node, outside in _nodes(model.graph, outside=True):
         metadata, ours = _metadata(node), (node.domain, node.op_type) == (DOMAIN, OP)
-        if PATTERN not in metadata and not ours:
+        if not metadata.keys() & {PATTERN, SELECTION} and not ours:
             continue
         if not outside:  # its values are nobody's outputs
             raise NoPatternError(
                 f"model must have its attention in the main graph, got {node.name!r} in a subgraph"
             )
-        if PATTERN not in metadata:
+        if not metadata.keys() & {PATTERN, SELECTION}:
             raise NoPatternError(f"{node.name!r} must have {PATTERN} in its metadata, got none")
         found.append(_read(node, metadata))
     own = _metadata(model)
-    if not found and PATTERN in own:
+    if not found and own.keys() & {PATTERN, SELECTION}:
         found = [_read(None, own)]
     if not found:
         raise NoPatternError(f"model must have a node with {PATTERN} in its metadata, got none")
@@ -125,14 +130,18 @@ def _metadata(item: Any) -> dict[str, str]:
 def _read(node: Any, metadata: dict[str, str]) -> Observed:
     """What a node and its metadata say; the metadata goes first."""
     named = f"the node {node.name!r}" if node else "the model"
+    key, choice = (SELECTION if SELECTION in metadata else PATTERN), None
     try:
-        pattern = sr.from_dict(json.loads(metadata[PATTERN]))
+        if key == SELECTION:
+            choice = Choice.of(json.loads(metadata[key]))
+        pattern = choice.visible if choice else sr.from_dict(json.loads(metadata[key]))
         said = json.loads(metadata.get(VALUES, "{}"))
         own = _of_our_node(node) if node and (node.domain, node.op_type) == (DOMAIN, OP) else {}
         defaults = {"name": node.name if node else "inlined", "operator": _operator(node)}
-        return Observed(pattern=pattern, **(defaults | own | said))
-    except (TypeError, ValueError, KeyError) as error:
-        raise ValueError(f"{PATTERN} of {named} must be what to_onnx wrote: {error}") from None
+        said |= {"lists": tuple(said["lists"])} if "lists" in said else {}
+        return Observed(pattern=pattern, choice=choice, **(defaults | own | said))
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"{key} of {named} must be what to_onnx wrote: {error}") from None
 
 
 def _operator(node: Any) -> str:

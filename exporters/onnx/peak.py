@@ -70,6 +70,8 @@ def estimated_peak(
     bodies = [one.value for one in loaded.metadata_props if one.key == BODY]
     attentions = observed(loaded)
     for one in attentions:
+        if one.choice is not None:
+            raise NotImplementedError("the memory of a file that chooses by content is not known")
         if not one.ours or not bodies:
             raise NotImplementedError(
                 f"the memory of {one.operator} is not known: modes 'custom' and 'inline' are"

@@ -22,13 +22,12 @@ from .graph import Graph
 from .interface import element_type, inputs, outputs
 from .lookups import Tables
 from .nodes import attention_node, finish
-from .observed import SENTENCE
+from .observed import SELECTION, SENTENCE, VALUES, as_attribute
 from .pattern_model import OPSET, inlined
 from .request import Request
 from .selections_lists import lists_of
 from .selections_rules import RULES, Scene
 
-SELECTION = "sparse_ref.selection"  # key of metadata
 INDEXERS = ("lightning_indexer", "msa")  # score with inputs of their own
 LISTS = {  # as many as what of the request; None is one for all
     "topk_keys": "heads", "topk_blocks": "heads", "moba": "heads", "nsa_blocks": "kv_heads",
@@ -48,7 +47,8 @@ def selection_to_onnx(
     Any batch, any number of queries and keys >= 1; the queries are the last of the positions.
     Scores are float32, or float64 from float64. Equal scores are in the order of `sr.selection`,
     spelled out in the graph; but two equal keys may get scores that differ in the last bit, where a
-    runtime's matrix product adds up in another order at the edge of its tiles.
+    runtime's matrix product adds up in another order at the edge of its tiles. `validate_onnx`
+    judges the file: what it chooses, and the attention over that.
 
     Parameters
     ----------
@@ -125,7 +125,17 @@ def selection_to_onnx(
         ir_version=helper.find_min_ir_version_for(imports),
     )  # fmt: skip
     model = finish(model, version, body)
-    return inlined(model) if mode == "inline" else model
+    if mode != "inline":
+        return model
+    made_of = {
+        "query": query.name, "key": "k", "value": "v", "output": "y", "ours": True, "scale": split,
+        "softcap": as_attribute(request.softcap), "lists": [one.name for one in made.lists],
+    }  # fmt: skip
+    model = inlined(model)
+    for key, value in ((SELECTION, json.dumps(said)), (SENTENCE, words)):  # no node is left to
+        model.metadata_props.add(key=key, value=value)
+    model.metadata_props.add(key=VALUES, value=json.dumps(made_of))
+    return model
 
 
 def _parameters(selector: str, visible: sr.Pattern, given: dict[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,8 @@ def validate_onnx(
     Parameters
     ----------
     model : str, path or onnx.ModelProto
-        Its attentions are found by their `sparse_ref.pattern` metadata.
+        Its attentions are found by their `sparse_ref.pattern` metadata, and those of
+        `selection_to_onnx` by their `sparse_ref.selection`.
     providers : list of str, optional
         Execution providers of ONNX Runtime. Default: the CPU and, where it is present, CUDA.
     cases : list of dict, optional
@@ -52,7 +53,9 @@ def validate_onnx(
     -------
     Report
         `str` of it is a table, `ok` the verdict. Each attention's output is within `error_bound`
-        of `attention` on the very tensors that reached it, its block lists say its pattern, and
+        of `attention` on the very tensors that reached it, its block lists say its pattern (or
+        what its selector chooses of these tensors: others only where float32 cannot tell which
+        scores more, and attention is then over what was chosen), and
         the whole agrees with onnx's ReferenceEvaluator that has the oracle as operator. On the CPU
         our operator runs twice, by its body and by the registered kernel; where there can be no
         kernel the report says why.
@@ -89,7 +92,9 @@ def validate_onnx(
             "onnx": onnx.__version__,
             "onnxruntime": onnxruntime.__version__,
         },
-        attentions={one.name: f"{one.operator} of {one.pattern!r}" for one in attentions},
+        attentions={
+            one.name: f"{one.operator} of {one.choice or repr(one.pattern)}" for one in attentions
+        },
         runs=runs,
         evaluated=evaluated,
         unevaluated=unevaluated,

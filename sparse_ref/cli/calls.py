@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import shlex
+from dataclasses import dataclass
 from typing import Any
 
 from .command import Refusal, add_outputs, seconds
@@ -17,7 +18,8 @@ def add_function(parser: Any) -> None:
     """The function, how it wants to be called, and what both commands take."""
     parser.add_argument(
         "function", metavar="MODULE:FUNCTION",
-        help="where it is; FILE.py:FUNCTION works too, and the current directory counts",
+        help="where it is; FILE.py:FUNCTION works too, and the current directory counts; or the "
+        "path of a FILE.onnx with inputs q, k, v and perhaps mask",
     )  # fmt: skip
     call = parser.add_argument_group("how it is called")
     call.add_argument("--layout", choices=("bhsd", "bshd", "thd", "paged"),
@@ -38,38 +40,76 @@ def add_function(parser: Any) -> None:
     add_outputs(parser)
 
 
+@dataclass(frozen=True)
+class Named:
+    """A function by its name: to pickle it imports nothing, to read it back makes it.
+
+    So that a process of its own is all that ever imports what may crash.
+    """
+
+    name: str
+    form: dict[str, Any]
+    alone: bool  # one pattern is asked for: it need not take any
+
+    def __reduce__(self) -> Any:
+        return _made_there, (self.name, self.form, self.alone)
+
+    def made(self) -> Any:
+        """The function, in the form that every judge takes."""
+        from sparse_ref.conformance import Candidate, fixed
+
+        from .given import function_of
+
+        if self.name.endswith(".onnx"):
+            return self._file()
+        fn = function_of(self.name)
+        try:
+            called = Candidate(fn, **self.form) if self.form else fn
+        except ValueError as error:
+            raise Refusal(error) from None
+        if "spell" in self.form or takes_pattern(fn):
+            return called
+        if not self.alone:
+            raise Refusal(f"{self.name} takes no pattern: say its own with --pattern")
+        return fixed(called)
+
+    def _file(self) -> Any:
+        from sparse_ref.conformance import Candidate
+
+        try:
+            found = Candidate(self.name, **self.form)
+            found.called  # noqa: B018 - opens it
+        except Exception as error:  # whatever ONNX Runtime says of a stranger's file
+            raise Refusal(f"{self.name} cannot be used: {error}") from None
+        return found
+
+
+def _made_there(name: str, form: dict[str, Any], alone: bool) -> Any:
+    """As `Named.made`, in another process: what is wrong with a name is said there."""
+    try:
+        return Named(name, form, alone).made()
+    except Refusal as refusal:
+        raise ImportError(str(refusal)) from None
+
+
 def implementation(arguments: argparse.Namespace, pattern: Any) -> Any:
-    """The function, in the form that every judge takes."""
-    from sparse_ref.conformance import Candidate, fixed
+    """The function, in the form that every judge takes; with --isolate nothing is imported."""
+    from sparse_ref.conformance import Candidate, isolated
 
-    from .given import function_of
-
-    fn = function_of(arguments.function)
     form = {"layout": arguments.layout, "arrays": arguments.arrays, "device": arguments.device,
             "dtype": arguments.dtype_in, "spell": arguments.spell,
             "page_size": arguments.page_size}  # fmt: skip
     form = {name: value for name, value in form.items() if value is not None}
-    called = fn
-    if form:
-        try:
-            called = Candidate(fn, **form)
-        except ValueError as error:
-            raise Refusal(error) from None
-    if "spell" not in form and not takes_pattern(fn):
-        if pattern is None:
-            raise Refusal(f"{arguments.function} takes no pattern: say its own with --pattern")
-        called = fixed(called)
-    return _apart(called, arguments.timeout) if arguments.isolate else called
-
-
-def _apart(called: Any, timeout: float | None) -> Any:
-    """In a process of its own, which imports it by its name."""
-    from sparse_ref.conformance import isolated
-
+    named: Any = Named(arguments.function, form, pattern is not None)
+    if not arguments.isolate:
+        return named.made()
+    if not arguments.function.endswith(".onnx") and not all(arguments.function.rpartition(":")):
+        raise Refusal(f"the function must be given as MODULE:FUNCTION, got {arguments.function!r}")
     try:
-        return isolated(called, timeout)
+        Candidate(print, **form)  # its words are judged here
     except ValueError as error:
         raise Refusal(error) from None
+    return isolated(named, arguments.timeout)
 
 
 def takes_pattern(fn: Any) -> bool:

@@ -23,7 +23,8 @@ with NumPy arrays q (batch, heads, q_len, head_dim) and k, v (batch, kv_heads, k
 attributes (scale=, softcap=, sink_logits=, ...) are passed only where a case uses them. One that
 raises NotImplementedError, or takes no such argument, does not support the case. A kernel whose
 pattern is built in, fn(q, k, v), is checked with --pattern. Gradients are asked of one that has
-fn.vjp(q, k, v, pattern, dout, **attributes) -> (dq, dk, dv), or takes arrays of torch or jax.
+fn.vjp(q, k, v, pattern, dout, **attributes) -> (dq, dk, dv), or takes arrays of torch or jax. An
+ONNX file has inputs q, k, v and perhaps mask; one without a mask is checked with --pattern.
 """
 
 DIAGNOSE = """\
@@ -37,6 +38,7 @@ examples:
   sparse-ref check mykernel.py:banded --pattern 'conventions.hf(128)'
   sparse-ref check mykernel:attention --only window --dtype float16 --junit report.xml
   sparse-ref check mykernel:attention --isolate --timeout 20
+  sparse-ref check attention.onnx --pattern 'Causal() & SlidingWindow(127, 0)'
   sparse-ref check mykernel:top_keys --error 0.05 --recall 0.95
   sparse-ref check flash_attn:flash_attn_func --layout bshd --arrays torch --device cuda \\
                    --dtype-in float16 --spell flash_attn
@@ -49,7 +51,7 @@ example:
 
 END = """\
 exit status: 0 if nothing is wrong, 1 if something is, 2 if the command or the function cannot be
-used, 3 if all that was asked is unsupported
+used (with --isolate that is an ERROR, and 1), 3 if all that was asked is unsupported
 """
 
 

@@ -10,6 +10,7 @@ answering (dq, dk, dv) or more of `Gradients`; `dlse=` is an attribute like the 
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,6 +84,19 @@ def fixed(f: Callable[..., Any]) -> Fixed:
     # # #
     """
     return Fixed(f)
+
+
+def named(name: str) -> Any:
+    """What "module:function" names.
+
+    >>> named("math:sqrt")(9.0)
+    3.0
+    """
+    module, _, path = name.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
 
 
 def has_gradients(fn: Implementation) -> bool:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sparse_ref.patterns import Full
 
-from .calling import Signed, options_of
-from .case import dtype_named
-from .frameworks import ARRAYS, Framework
+from .calling import Signed, named, options_of
+from .case import Call, dtype_named
+from .frameworks import ARRAYS, Framework, block_mask
 from .layout import LAYOUTS, Dense, Packed, Shape, lay
+from .sessions import Session, is_file, is_session, session_of
 from .spelling import SPELLINGS, Asked
 
 
@@ -24,9 +27,12 @@ class Candidate:
 
     Parameters
     ----------
-    fn : callable
-        Called with q, k, v and, where `spell` is given, the keyword arguments that say what is
-        asked; without it with the pattern and the attributes as they are.
+    fn : callable, "module:function", path of an ONNX file, or InferenceSession
+        A function is called with q, k, v and, where `spell` is given, the keyword arguments that
+        say what is asked; without it with the pattern and the attributes as they are. A file, whose
+        path ends in .onnx, or a session of ONNX Runtime has inputs q, k, v and perhaps mask,
+        key_length, q_start, sinks: see `conformance.sessions`. What these cannot say is
+        NotImplementedError; a pattern of its own is named with `check(..., pattern=...)`.
     layout : "bhsd", "bshd", "thd" or "paged"
         Batch, heads, sequence, size of the arrays. "thd" packs all sequences, and all documents,
         into one and passes cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, as varlen
@@ -37,12 +43,13 @@ class Candidate:
         Those of torch and jax are differentiated by them, so that such a candidate has gradients;
         others have them if fn.vjp is there.
     device : str, optional
-        For torch and jax.
+        For torch and jax; "cuda" for an ONNX file.
     dtype : str, optional
         What inputs are converted to; the output goes back to what was given.
     spell : str, optional
         Whose arguments: "sdpa", "flex", "flash_attn" (dense and varlen), "flash_attn_kvcache",
-        "xformers", "flashinfer", "jax_nn", "ort_gqa". What these cannot say is NotImplementedError.
+        "xformers", "flashinfer", "jax_nn", "ort_gqa", "onnx23", "onnx24", "onnx25". What these
+        cannot say is NotImplementedError. Operators that are called so: `conformance.operators`.
     page_size : int
         Keys in a page of layout "paged".
 
@@ -61,7 +68,7 @@ class Candidate:
     {'PASS': 7}
     """
 
-    fn: Callable[..., Any]
+    fn: Any
     layout: str = "bhsd"
     arrays: str = "numpy"
     device: str | None = None
@@ -80,11 +87,40 @@ class Candidate:
                 )
         if not self.page_size >= 1:
             raise ValueError(f"page_size must be >= 1, got {self.page_size!r}")
+        if is_file(self.fn) or is_session(self.fn):
+            self._check_file()
+        elif isinstance(self.fn, str) and not all(self.fn.partition(":")):
+            raise ValueError(f"fn must be module:function or a path in .onnx, got {self.fn!r}")
+        elif not isinstance(self.fn, str) and not callable(self.fn):
+            raise TypeError(f"fn must be callable, got {type(self.fn).__name__}")
+
+    def _check_file(self) -> None:
+        for name, allowed in (("layout", LAYOUTS[:2]), ("arrays", ("numpy",)), ("spell", (None,))):
+            if getattr(self, name) not in allowed:
+                said = " or ".join(map(str, allowed))
+                raise ValueError(
+                    f"{name} must be {said} with an ONNX file, got {getattr(self, name)!r}"
+                )
+        if is_file(self.fn) and not Path(self.fn).is_file():
+            raise ValueError(f"fn must be the path of an ONNX file, got {str(self.fn)!r}")
+
+    def __reduce__(self) -> Any:  # what was opened stays where it is
+        return type(self), tuple(getattr(self, one.name) for one in fields(self))
+
+    @cached_property
+    def called(self) -> Any:
+        """The function, imported or opened when it is first needed."""
+        heads_last = self.layout == "bshd"
+        if is_session(self.fn):
+            return Session(self.fn, heads_last=heads_last)
+        if is_file(self.fn):
+            return session_of(Path(self.fn), heads_last=heads_last, device=self.device)
+        return named(self.fn) if isinstance(self.fn, str) else self.fn
 
     def __call__(self, q: Any, k: Any, v: Any, pattern: Any = None, **attributes: Any) -> Any:
         call = self._spelled(q, k, pattern, attributes)
         given = [self._to.sent(x) for x in self._laid(call, q, k, v)]
-        got = self.fn(*given, **self._all_sent(call))
+        got = self.called(*given, **self._all_sent(call))
         out, lse = got[:2] if isinstance(got, (tuple, list)) else (got, None)
         out = call.layout.queries_back(self._whole(self._to.back(out)))
         return out.astype(q.dtype), None if lse is None else self._natural(call, lse)
@@ -92,15 +128,15 @@ class Candidate:
     @property
     def vjp(self) -> Callable[..., Any]:
         """Its gradients: those of torch or jax, or of fn.vjp."""
-        if self.arrays not in ("torch", "jax") and not callable(getattr(self.fn, "vjp", None)):
+        if self.arrays not in ("torch", "jax") and not callable(getattr(self.called, "vjp", None)):
             raise AttributeError("vjp")
         return self._vjp
 
     def signature(self) -> inspect.Signature:
         """What may be asked: anything where it is spelled, else what fn takes."""
-        if self.spell is not None:
+        if self.spell is not None or isinstance(self.called, Session):
             return inspect.signature(type(self).__call__)
-        signature = inspect.signature(self.fn)
+        signature = inspect.signature(self.called)
         own = {"cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k", "cache_seqlens",
                "block_table"}  # fmt: skip
         return signature.replace(
@@ -113,8 +149,14 @@ class Candidate:
 
     def _spelled(self, q: Any, k: Any, pattern: Any, attributes: dict[str, Any]) -> _Spelled:
         shape = Shape(q.shape[0], q.shape[1], k.shape[1], q.shape[2], k.shape[2])
+        session = self.called if isinstance(self.called, Session) else None
+        if session is not None or self.spell is not None:  # others' words are of patterns alone
+            pattern = Call(q, k, k, pattern, attributes).lowered().pattern
         layout = lay(self.layout, pattern, attributes, shape, self.page_size)
         own = dict(layout.arguments)
+        if session is not None:
+            whole = Full() if pattern is None else pattern
+            return _Spelled(layout, session.said(Asked(whole, shape, attributes)), None)
         if self.spell is None:
             more = {} if layout.pattern is None else {"pattern": layout.pattern}
             return _Spelled(layout, own | more | layout.attributes, None)
@@ -123,12 +165,12 @@ class Candidate:
         left = pattern if layout.pattern is None else layout.pattern
         asked = Asked(Full() if left is None else left, shape, attributes, layout.lengths_said)
         more = SPELLINGS[self.spell](asked)
-        known = options_of(self.fn)
+        known = options_of(self.called)
         for name in more:
             if known is not None and name not in known and name != "mask":
                 raise NotImplementedError(f"it takes no {name}=")
         if self.spell == "flex":
-            more["block_mask"] = _block_mask(self._to.sent(more.pop("mask")))
+            more["block_mask"] = block_mask(self._to.sent(more.pop("mask")))
         grouped = shape.g if self.spell == "xformers" and shape.g < shape.h else None
         if grouped:
             b, h, g, m, n = shape
@@ -185,10 +227,10 @@ class Candidate:
                     for x, end in zip(wanted, ends, strict=False)
                 ]
 
-            found = self._to.vjp(lambda *x: self.fn(*x, **more), leaves, cotangents)
+            found = self._to.vjp(lambda *x: self.called(*x, **more), leaves, cotangents)
         else:
             extra = {} if dlse is None else {"dlse": dlse}
-            found = self.fn.vjp(*map(self._to.sent, [*given, above]), **more, **extra)  # type: ignore[attr-defined]
+            found = self.called.vjp(*map(self._to.sent, [*given, above]), **more, **extra)
         dq, dk, dv = (self._to.back(x) for x in found[:3])
         layout = call.layout
         return tuple(
@@ -205,17 +247,3 @@ class _Spelled(NamedTuple):
     layout: Dense | Packed
     more: dict[str, Any]
     grouped: int | None
-
-
-def _block_mask(mask: Any) -> Any:
-    """What FlexAttention takes, from a dense mask (1 or b, h, m, n) of torch's."""
-    from torch.nn.attention.flex_attention import create_block_mask  # noqa: PLC0415
-
-    b, h, m, n = mask.shape
-    if not m * n:
-        return None  # no pair to look at, and create_block_mask refuses to
-
-    def seen(batch: Any, head: Any, query: Any, key: Any) -> Any:
-        return mask[batch if b > 1 else 0, head, query, key]
-
-    return create_block_mask(seen, b if b > 1 else None, h, m, n, device=str(mask.device))

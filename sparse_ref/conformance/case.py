@@ -10,8 +10,9 @@ import numpy as np
 from sparse_ref.bounds import error_bound
 from sparse_ref.gradient_bounds import error_bound_vjp
 from sparse_ref.gradients import attention_vjp
-from sparse_ref.patterns import Pattern
+from sparse_ref.patterns import Full, Pattern, PerBatch
 from sparse_ref.reference import attention
+from sparse_ref.selection import Selection
 
 from .probes import PROBES, Sizes
 
@@ -22,7 +23,7 @@ class Call(NamedTuple):
     q: Any
     k: Any
     v: Any
-    pattern: Pattern
+    pattern: Any  # a Pattern, or a Selection
     attributes: dict[str, Any]
     dout: Any = None  # asks for the gradients
 
@@ -40,6 +41,19 @@ class Call(NamedTuple):
             return error_bound(self.q, self.k, self.v, self.pattern, **more)
         return error_bound_vjp(self.q, self.k, self.v, self.pattern, self.dout, **more)
 
+    def lowered(self) -> Call:
+        """The same with a selection written out as a pattern, which mistakes are made of."""
+        if not isinstance(self.pattern, Selection):
+            return self
+        (b, h, m, _), n = self.q.shape, self.k.shape[2]
+        starts = np.broadcast_to(self.attributes.get("q_start", n - m), b)
+        rows = [
+            self.pattern.lowered(m, n, q_start=int(start), batch=i, heads=h)
+            for i, start in enumerate(starts)
+        ]
+        one = rows[0] if b == 1 else PerBatch(rows) if b else Full()
+        return self._replace(pattern=one)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -49,7 +63,7 @@ class Case:
     ----------
     name : str
         Of the pattern, for the id.
-    pattern : Pattern
+    pattern : Pattern or Selection
     sizes : Sizes
     probe : str
         One of `PROBES`.
@@ -63,7 +77,7 @@ class Case:
     """
 
     name: str
-    pattern: Pattern
+    pattern: Pattern | Selection
     sizes: Sizes
     probe: str = "random"
     options: dict[str, Any] = field(default_factory=dict)
@@ -99,11 +113,12 @@ class Case:
 
 def plant(call: Call) -> None:
     """NaN into every key and value that nobody sees, in place."""
-    m, n, h = call.q.shape[2], call.k.shape[2], call.q.shape[1]
-    seen = call.pattern.mask(m, n, heads=h, q_start=call.attributes.get("q_start"))
-    groups = seen.reshape(call.k.shape[1], -1, n).any(axis=1)
-    for x in (call.k, call.v):
-        x[:, ~groups] = np.nan
+    (b, h, m, _), (g, n) = call.q.shape, call.k.shape[1:3]
+    for row in range(b):
+        start = call.attributes.get("q_start")
+        seen = call.pattern.mask(m, n, heads=h, q_start=start, batch=row)
+        hidden = ~seen.reshape(g, -1, n).any(axis=1)
+        call.k[row, hidden] = call.v[row, hidden] = np.nan
 
 
 def dtype_named(name: str) -> np.dtype[Any]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from sparse_ref.patterns import Pattern
+from sparse_ref.selection import Selection
 
 from .budget import Budget
 from .calling import Implementation, has_gradients
@@ -23,7 +24,7 @@ def check(
     fn: Implementation | str,
     cases: Iterable[Case] | None = None,
     *,
-    pattern: Pattern | None = None,
+    pattern: Pattern | Selection | None = None,
     xfail: Mapping[str, str] = {},
     timeout: float | None = None,
     isolate: bool = False,
@@ -42,8 +43,8 @@ def check(
         `dlse=` is one of the attributes. With `isolate` it may be named, "module:function".
     cases : of Case, optional
         Default `cases(pattern=pattern)`, with gradients if fn has them.
-    pattern : Pattern, optional
-        Ask for this pattern only.
+    pattern : Pattern or Selection, optional
+        Ask for this one only; see `cases` for the sizes of a selection.
     xfail : dict
         Part of a case's id to the reason why it is known to fail.
     timeout : float, optional
@@ -76,14 +77,14 @@ def check(
     return Report(run(judged, chosen, seed, xfail, timeout, budget=budget), judged, seed)
 
 
-def diagnose(fn: Implementation, pattern: Pattern) -> list[Diagnosis]:
+def diagnose(fn: Implementation, pattern: Pattern | Selection) -> list[Diagnosis]:
     """Known mistakes that an implementation of one pattern makes, the likeliest first.
 
     Parameters
     ----------
     fn : callable
         As for `check`.
-    pattern : Pattern
+    pattern : Pattern or Selection
 
     >>> import sparse_ref as sr
     >>> def mine(q, k, v, pattern):  # asked for a window of 3 keys, sees 4

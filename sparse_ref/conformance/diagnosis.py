@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class Diagnosis:
     explains: int
     of: int
     ratio: float
+    read: str = ""  # bits that were read from outside, where they chose among mistakes of precision
 
     def __str__(self) -> str:
         evidence = f"explains {self.explains} of {self.of} wrong answers"
@@ -39,7 +40,18 @@ class Diagnosis:
             lines.append(f"{name}: {self.stories[i]} ({how})")
             if self.links[i]:
                 lines.append(f"  a public bug of this kind: {self.links[i]}")
+        if self.read:
+            apart = "" if len(self.ids) == 1 else ", which does not tell these apart"
+            lines.append(f"  read from outside: {self.read}{apart}")
+        elif len(self.ids) > 3:
+            lines.append(f"  nothing that was asked tells these {len(self.ids)} apart")
         return "\n".join(lines)
+
+    def only(self, ids: Sequence[str], read: str) -> Diagnosis:
+        """The same of some of its mistakes, chosen by what was read."""
+        kept = [self.ids.index(name) for name in ids]
+        stories, links = (tuple(x[i] for i in kept) for x in (self.stories, self.links))
+        return replace(self, ids=tuple(ids), stories=stories, links=links, read=read)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -87,3 +87,17 @@ def _torch() -> Any:
     import torch  # noqa: PLC0415
 
     return torch
+
+
+def block_mask(mask: Any) -> Any:
+    """What FlexAttention takes, from a dense mask (1 or b, h, m, n) of torch's."""
+    from torch.nn.attention.flex_attention import create_block_mask  # noqa: PLC0415
+
+    b, h, m, n = mask.shape
+    if not m * n:
+        return None  # no pair to look at, and create_block_mask refuses to
+
+    def seen(batch: Any, head: Any, query: Any, key: Any) -> Any:
+        return mask[batch if b > 1 else 0, head, query, key]
+
+    return create_block_mask(seen, b if b > 1 else None, h, m, n, device=str(mask.device))

@@ -6,7 +6,6 @@ answers go through a pipe; what the implementation does to its own process stays
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import pickle
 import signal
@@ -16,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from .calling import AnswerError, Implementation, ask, ask_gradients, has_gradients
+from .calling import AnswerError, Implementation, ask, ask_gradients, has_gradients, named
 
 START = 120.0  # seconds to import what it needs
 END = 5.0  # and to be gone once it is dead
@@ -92,8 +91,8 @@ class Isolated:
         ready: bool
         try:
             ready, said = self._pipe.recv() if self._ready(START) else (False, "it does not start")
-        except (EOFError, ConnectionResetError):
-            raise CrashError(self._epitaph()) from None
+        except (EOFError, ConnectionResetError):  # as it will the next time
+            ready, said = False, f"it cannot be loaded: {self._epitaph()}"
         if not ready:
             self.close()
             self._broken = str(said)
@@ -159,13 +158,7 @@ def _pickled(fn: Implementation | str) -> bytes:
 
 def _loaded(sent: bytes) -> Implementation:
     fn = pickle.loads(sent)
-    if not isinstance(fn, str):
-        return fn  # type: ignore[no-any-return]
-    module, _, path = fn.partition(":")
-    found: Any = importlib.import_module(module)
-    for part in path.split("."):
-        found = getattr(found, part)
-    return found  # type: ignore[no-any-return]
+    return named(fn) if isinstance(fn, str) else fn  # type: ignore[no-any-return]
 
 
 def _serve(pipe: Connection, sent: bytes) -> None:

@@ -68,7 +68,7 @@ class Result:
 
     @cached_property
     def _call(self) -> Call:
-        return self.case.call(self.seed)
+        return self.case.call(self.seed).lowered()
 
 
 def judge(

@@ -9,6 +9,7 @@ import numpy as np
 
 from sparse_ref.patterns import (
     Blocked,
+    BlockPattern,
     Causal,
     Chunked,
     Document,
@@ -45,6 +46,19 @@ LONGER = Sizes(1, 2, 1, 31, 8209, 16, 17)
 EMPTY = (Sizes(1, 2, 1, 0, 5, 3, 4), Sizes(1, 2, 1, 5, 0, 3, 4), Sizes(0, 2, 1, 3, 5, 3, 4))
 
 OUTER = ("causal", "alignment", "window", "leak")
+
+
+def _few(n: int) -> int:
+    """Keys along a row of three rows: 3, or as many as there are."""
+    return min(3, -(-n // 3))
+
+
+def _listed(blocks: int) -> Any:
+    """Blocks under the diagonal; row 1 has none, and row 2 one above it in place of its first."""
+    listed = np.tri(blocks) > 0
+    listed[1:2] = False
+    listed[2:3, [0, -1]] = [[False, True]]
+    return listed
 
 
 Named = dict[str, tuple[Callable[[int], Pattern], tuple[str, ...]]]
@@ -84,6 +98,11 @@ PATTERNS: Named = {  # of n keys, and what their cases are for
     "butterfly": (lambda n: Xor([0, 1, 2, 4]), ("block",)),
     "natten": (lambda n: Neighborhood(n, min(5, n)), ("window",)),
     "grid": (lambda n: Grid((3, -(-n // 3)), [Full(), SlidingWindow(1, 1)]), ("window",)),
+    "natten-grid": (  # an even number of keys along columns, an odd one along rows
+        lambda n: Grid((3, -(-n // 3)), [Neighborhood(3, 2), Neighborhood(-(-n // 3), _few(n))]),
+        ("window",),
+    ),
+    "listed-blocks": (lambda n: CAUSAL & BlockPattern(_listed(-(-n // 4)), 4), ("block", "empty")),
     "per-head": (
         lambda n: PerHead([CAUSAL & SlidingWindow(3, 0), CAUSAL & Strided(3)]),
         ("heads", "stride"),

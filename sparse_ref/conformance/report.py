@@ -18,6 +18,7 @@ from .calling import Implementation
 from .diagnosis import Diagnosis, diagnoses_of
 from .judging import AXES, Result, Wrong
 from .masks import read_mask
+from .telling import told
 
 WATCHERS: list[Callable[[Report], None]] = []  # told of each report that is asked to raise
 RIGHT = ("PASS", "APPROXIMATE")
@@ -76,7 +77,8 @@ class Report:
     def diagnoses(self) -> list[Diagnosis]:
         """Known mistakes that give the same wrong answers, the likeliest first."""
         right = [r for r in self.results if r.verdict == "PASS"]
-        return diagnoses_of(self.failures, right)
+        kinds = {r.case.dtype for r in self.failures}
+        return told(diagnoses_of(self.failures, right), self.fn, kinds)
 
     def raise_for_failures(self) -> None:
         """AssertionError with the report if anything is wrong, or nothing was right."""
@@ -133,14 +135,15 @@ class Report:
             or not s.m * s.n
         ):
             return []
+        row = result.wrong[0].first[0] if result.wrong else 0
+        asked_for = result.case.pattern.for_batch(row)
         try:
             applied = read_mask(
-                self.fn, s.m, s.n, pattern=result.case.pattern, heads=s.h, kv_heads=s.g,
-                head_dim=s.d,
+                self.fn, s.m, s.n, pattern=asked_for, heads=s.h, kv_heads=s.g, head_dim=s.d,
             )  # fmt: skip
         except Exception:  # the report must not fail where the implementation does
             return []
-        asked = result.case.pattern.mask(s.m, s.n, heads=s.h)
+        asked = asked_for.mask(s.m, s.n, heads=s.h)
         wrong = np.flatnonzero((asked != applied).any(axis=(1, 2)))
         if not len(wrong):
             return ["the mask is right: read from outside, it is the one asked for"]

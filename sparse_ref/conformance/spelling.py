@@ -18,6 +18,8 @@ from sparse_ref.patterns import Pattern
 
 from .layout import Shape
 
+LONGEST = 200  # characters of a pattern in a refusal
+
 
 class Asked(NamedTuple):
     """One call to be spelled: the pattern, the shape, the attributes.
@@ -46,12 +48,21 @@ class Asked(NamedTuple):
 
     def form(self) -> Form:
         """The pattern as a window; NotImplementedError if it is none."""
-        if self.pattern.multiset or self.pattern.heads > 1 or self.pattern.batches is not None:
-            raise NotImplementedError(f"it has no spelling of {self.pattern!r}")
-        found = [form for form in forms_of(self.pattern) if form.window]
+        one = self.pattern
+        plain = not one.multiset and one.heads == 1 and one.batches is None
+        found = [form for form in forms_of(one) if form.window] if plain else []
         if not found:
-            raise NotImplementedError(f"it has no spelling of {self.pattern!r}")
+            said = repr(one)
+            said = said if len(said) <= LONGEST else f"{said[:LONGEST]} ..."
+            raise NotImplementedError(f"it has no spelling of {said}")
         return found[0]
+
+    def window(self) -> Form | None:
+        """The same, or None."""
+        try:
+            return self.form()
+        except NotImplementedError:
+            return None
 
     def last(self) -> None:
         """Refuses what is not told by the layout: lengths, and queries that are not the last."""
@@ -173,6 +184,44 @@ def ort_gqa(asked: Asked) -> dict[str, Any]:
     return {"local_window_size": window, **more}
 
 
+def onnx23(asked: Asked) -> dict[str, Any]:
+    """ai.onnx Attention-23: is_causal from the top left where that says it, else attn_mask."""
+    more = asked.rest(scale="scale", softcap="softcap", bias="bias")
+    mask, bias = asked.mask(), more.pop("bias", None)
+    if bias is not None:
+        more["attn_mask"] = np.where(mask, np.asarray(bias, np.float32), np.float32(-np.inf))
+    elif (mask == np.tri(asked.shape.m, asked.shape.n, dtype=bool)).all():
+        more["is_causal"] = 1
+    else:
+        more["attn_mask"] = mask
+    return more
+
+
+def onnx24(asked: Asked) -> dict[str, Any]:
+    """Attention-24: a cache, whose last positions are the queries, is nonpad_kv_seqlen."""
+    last = (asked.starts == asked.lengths - asked.shape.m).all()
+    if last and "kv_lengths" in asked.attributes and "bias" not in asked.attributes:
+        form = asked.window()
+        if form is not None and (form.left, form.right) == (None, 0):
+            more = asked.rest(scale="scale", softcap="softcap")
+            return {"is_causal": 1, "nonpad_kv_seqlen": asked.lengths.astype(np.int64), **more}
+    return onnx23(asked)
+
+
+def onnx25(asked: Asked) -> dict[str, Any]:
+    """Attention-25: left_window_size and right_window_size, from the top left."""
+    form = asked.window()
+    silent = {"kv_lengths", "bias"} & set(asked.attributes) or asked.starts.any()
+    if form is None or silent:
+        return onnx24(asked)
+    sides = {"left_window_size": form.left, "right_window_size": form.right}
+    said: dict[str, Any] = {name: side for name, side in sides.items() if side is not None}
+    if form.right == 0:
+        said = {**said, "is_causal": 1}
+        del said["right_window_size"]
+    return said | asked.rest(scale="scale", softcap="softcap")
+
+
 def flex(asked: Asked) -> dict[str, Any]:
     """FlexAttention of torch: a block_mask, which `Candidate` makes of the dense mask."""
     return {"mask": asked.mask(), "enable_gqa": True, **asked.rest(scale="scale")}
@@ -181,6 +230,7 @@ def flex(asked: Asked) -> dict[str, Any]:
 SPELLINGS: dict[str, Spelling] = {
     one.__name__: one
     for one in (
-        sdpa, flex, flash_attn, flash_attn_kvcache, xformers, flashinfer, jax_nn, ort_gqa,
+        sdpa, flex, flash_attn, flash_attn_kvcache, xformers, flashinfer, jax_nn, ort_gqa, onnx23,
+        onnx24, onnx25,
     )
 }  # fmt: skip

@@ -8,6 +8,7 @@ from itertools import chain
 from sparse_ref._arrays import integer
 from sparse_ref.patterns import Pattern, Sink, SlidingWindow, Strided
 from sparse_ref.patterns.pattern import checked
+from sparse_ref.selection import Selection
 
 from .case import Case
 from .probes import PROBES, Sizes
@@ -32,7 +33,7 @@ from .questions import (
 
 def cases(
     *,
-    pattern: Pattern | None = None,
+    pattern: Pattern | Selection | None = None,
     quick: bool = False,
     dtypes: Sequence[str] = ("float32", "float16"),
     only: str | Sequence[str] | None = None,
@@ -44,8 +45,10 @@ def cases(
 
     Parameters
     ----------
-    pattern : Pattern, optional
-        This one alone instead of the suite's, for an implementation of one pattern.
+    pattern : Pattern or Selection, optional
+        This one alone instead of the suite's, for an implementation of one pattern. A selection is
+        asked for at its own batch, heads and number of queries, over as many keys: more only if it
+        lists some beyond them, or `sizes` says so. Cases differ in the rest.
     quick : bool
         A fifth of the cases: small sizes, the first type.
     dtypes : names of types, of "float32", "float64", "float16", "bfloat16"
@@ -60,14 +63,22 @@ def cases(
 
     >>> [case.id for case in cases(quick=True, only="window-1/b1h6g2-13x13")][:2]
     ['window-1/b1h6g2-13x13-d5e7/even/float32', 'window-1/b1h6g2-13x13-d5e7/random/float32']
+    >>> import sparse_ref as sr
+    >>> chosen = sr.Selection([[[[0], [1], [0]]]], heads=2)
+    >>> cases(pattern=chosen, quick=True)[0].id
+    'given/b1h2g2-3x3-d5e7/even/float32'
     """
-    if pattern is not None:
+    if pattern is not None and not isinstance(pattern, Selection):
         checked(pattern)
     if isinstance(dtypes, str) or not dtypes:
         raise ValueError(f"dtypes must be a list of names, got {dtypes!r}")
     found: dict[str, Case] = {}
-    chosen: Iterable[Case] = _suite(pattern, quick, tuple(dtypes), options, sizes)
-    if gradients:
+    chosen: Iterable[Case]
+    if isinstance(pattern, Selection):
+        chosen = _selected(pattern, quick, tuple(dtypes), options, sizes, gradients)
+    else:
+        chosen = _suite(pattern, quick, tuple(dtypes), options, sizes)
+    if gradients and not isinstance(pattern, Selection):
         chosen = chain(chosen, _gradients(pattern, quick, tuple(dtypes), options, sizes))
     for case in chosen:
         found.setdefault(case.id, case)
@@ -180,6 +191,42 @@ def _long(pattern: Pattern | None, dtype: str) -> Iterator[Case]:
                 mixed = ("random",) if name in ("causal", "given") else ()  # tells queries apart
                 for probe in ("even", "ramp", "lower", "steps", *mixed):
                     yield Case(name, one, s, probe, {}, dtype, OUTER)
+
+
+def _selected(
+    one: Selection,
+    quick: bool,
+    dtypes: tuple[str, ...],
+    options: bool,
+    sizes: Sequence[Sizes] | None,
+    gradients: bool,
+) -> Iterator[Case]:
+    """A selection is of one length, so that its cases differ in all else."""
+    hunts, brief = ("selection", *OUTER), ("even", "random")
+    b, _, rows, _ = one.indices.shape
+    m = rows * one.query_block
+    first = Sizes(b, one.heads, one.kv_heads, m, one.least_keys(m), SELF.d, SELF.e)
+    usual = {first: brief if quick else tuple(PROBES)}
+    if not quick:
+        usual[first._replace(d=RAGGED.d, e=RAGGED.e)] = brief
+    if sizes is not None:
+        usual = {integer_sizes(s): tuple(PROBES) for s in sizes}
+    for dtype in dtypes[:1] if quick else dtypes:
+        for s, probes in usual.items():
+            one.fit(s.b, s.h, s.g, s.m)  # an error, if it does not
+            for probe in probes:
+                yield Case("given", one, s, probe, {}, dtype, hunts)
+            yield Case("given", one, s, "random", {}, dtype, ("MaskedNaN",))
+            asked = OPTIONS if options else {}
+            for option, more in asked.values():
+                if "kv_lengths" not in option or s.n > 3:
+                    for probe in brief[1:] if quick else ("random", "ramp"):
+                        yield Case("given", one, s, probe, dict(option), dtype, more)
+            asked = {"": ({}, hunts)} | (GRADIENT_OPTIONS if options else {})
+            for option, more in asked.values() if gradients else ():
+                if "kv_lengths" not in option or s.n > 3:
+                    named = (*more, "gradients")
+                    yield Case("given", one, s, "random", dict(option), dtype, named, True)
 
 
 def integer_sizes(sizes: Sequence[int]) -> Sizes:

@@ -28,7 +28,8 @@ class GoldenCase:
     """One case; `repr` is its id, and `words` says which keys a query sees.
 
     Its arrays are read-only; `attributes` are those of `sr.attention`. Where q and k choose the
-    keys, `selection` says how; `pattern` and `counts` hold what is right to choose.
+    keys, or the tensors index_q, index_k and index_weights, `selection` says how; `pattern` and
+    `counts` hold what is right to choose.
     """
 
     id: str

@@ -8,7 +8,7 @@ with the same place modulo the period are the same tile, so a layout evaluates o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -25,26 +25,34 @@ NOTHING: Pattern = Not(ALL)
 
 def kinds(pattern: Pattern, q: Ints, k: Ints, block: tuple[int, int]) -> Ints:
     """A number for each tile with its first positions at (q, k); equal numbers, equal tiles."""
+    group, place = np.zeros(len(q), dtype=np.int64), np.zeros((2, len(q)), dtype=np.int64)
+    for number, (at, rest) in enumerate(residues(pattern, q, k, block)):
+        group[at] = number
+        place[:, at] = _place(rest, q[at], k[at], at)
+    return _numbered([group, *place])
+
+
+def residues(
+    pattern: Pattern, q: Ints, k: Ints, block: tuple[int, int]
+) -> Iterator[tuple[Ints, list[Pattern]]]:
+    """Groups of tiles, and what intervals leave open of the pattern's parts on those of a group."""
     if not len(q):
-        return np.zeros(0, dtype=np.int64)
+        return
     leaves = list(dict.fromkeys(leaf for part in pattern.parts for leaf in _leaves(part)))
     spans = Span(q, q + block[0] - 1), Span(k, k + block[1] - 1)
     settled = [_settled(leaf, *spans) for leaf in leaves]
     group = _numbered(settled)
-    place = np.zeros((2, len(q)), dtype=np.int64)
-    for number in range(int(group.max()) + 1):
+    for number in range(int(group.max(initial=-1)) + 1):
         at = np.flatnonzero(group == number)
         known = {leaf: int(state[at[0]]) for leaf, state in zip(leaves, settled, strict=True)}
-        rest = [_simplified(part, known) for part in pattern.parts]
-        place[:, at] = _place(rest, q[at], k[at], at)
-    return _numbered([group, *place])
+        yield at, [_simplified(part, known) for part in pattern.parts]
 
 
 def _numbered(columns: Iterable[Ints]) -> Ints:
     """Equal numbers where all columns are equal."""
     number, *others = (np.unique(x, return_inverse=True)[1] for x in columns)
     for other in others:
-        paired = number * (int(other.max()) + 1) + other
+        paired = number * (int(other.max(initial=0)) + 1) + other
         number = np.unique(paired, return_inverse=True)[1]
     return number
 

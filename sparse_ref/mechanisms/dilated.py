@@ -50,9 +50,10 @@ def longnet(
     -------
     Attention(out, lse), float64.
 
-    Source: Ding et al. 2023 (arXiv:2307.02486). Witness: torchscale's
-    `DilatedAttention` agrees to 1e-15 in float64, gradients too (its package does not hold that
-    file, so no test asks it); the tests compare the branches with the multiset.
+    Source: Ding et al. 2023 (arXiv:2307.02486). Witness: none that installs - torchscale's
+    `DilatedAttention` agreed to 1e-15 in float64, gradients too, when it was run once (its package
+    does not hold that file). Two derivations: the tests cut the segments out, and compare with the
+    multiset.
 
     >>> q = k = np.zeros((1, 4, 2))
     >>> longnet(q, k, np.eye(4)[None], [2, 4], [1, 2]).out[0].round(3)

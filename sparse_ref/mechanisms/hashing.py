@@ -41,10 +41,13 @@ def lsh_buckets(qk: Any, rotations: Any, *, lengths: Any = None) -> Ints:
     Returns
     -------
     (b, h, rounds, n) int64; equal maxima: the smaller. Comparing is all that is done with them, so
-    only rounding can make two implementations differ.
+    only rounding can make two implementations differ. Time O(rounds n d r).
+
+    Published code draws the rotations itself (transformers from `hash_seed`), and puts padding into
+    a bucket of its own, as here. Its default number of buckets is 2^floor(log2(2 n / chunk)).
 
     Source: Kitaev, Kaiser & Levskaya 2020 (arXiv:2001.04451); Andoni et al. 2015
-    (arXiv:1509.02897).
+    (arXiv:1509.02897). Witness: transformers, `LSHSelfAttention`, which answers its buckets.
 
     >>> lsh_buckets(np.array([[[[1.0], [-2.0]]]]), np.ones((1, 1, 1, 1)))[0, 0, 0]
     array([0, 1])

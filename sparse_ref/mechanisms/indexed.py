@@ -130,8 +130,15 @@ def dsa_indexer_loss(
        are: released code has d_I ** -0.5 and H ** -0.5 in the weights, which this softmax feels.
     3. Loss of a query: KL(target || softmax(I)) over the same keys; 0 if it sees none.
 
+    Time O(m n (h d + H d_I)): the target needs the probabilities of all heads.
+
+    What is left open in the paper's text, and here: the heads are added before they are normalised,
+    so all weigh alike; the target is normalised over the keys of its stage, not over all; keys with
+    a target of 0 add nothing. In the sparse stage the choice is a constant.
+
     Source: DeepSeek-V3.2 (arXiv:2512.02556), as quoted in public write-ups; no training code was
-    released. No witness: the tests compare with finite differences.
+    released. No runnable witness, two derivations: the tests add the loss up in loops, and compare
+    the gradients with finite differences.
 
     >>> one = np.ones((1, 1, 2, 1))
     >>> index_k, weights = np.array([[[0.0], [1.0]]]), np.ones((1, 2, 1))

@@ -101,8 +101,9 @@ def hca(
 ) -> Attention:
     """Heavily compressed attention: the last tokens, and all compressed entries before.
 
-    `csa` without its step 2, and with entries that do not overlap. Arguments, visibility, sources
-    and witnesses as there (report section 2.3.2, `DeepseekV4HCACompressor`).
+    `csa` without its step 2, and with entries that do not overlap: time O(m (window + n / ratio) d)
+    a head. Arguments, visibility, what is open, sources and witnesses as there (report section
+    2.3.2, `DeepseekV4HCACompressor`).
 
     >>> q, kv = np.zeros((1, 1, 5, 1)), np.arange(5.0)[None, :, None]
     >>> hca(q, kv, np.array([[[10.0], [20.0]]]), ratio=2, window=1).out[0, 0, :, 0].round(3)

@@ -143,7 +143,8 @@ def h2o_masked(q: Any, k: Any, *, heavy: int, recent: int, scale: float | None =
 
     O(n^2 d) time a head. This is `local_heavy_hitter_mask` of FMInference/H2O ac75c2a
     (`utils_lm_eval`, OPT and GPT-NeoX; for Llama it is commented out). Unlike `h2o`, what a key
-    scores does not depend on what was evicted, and recent keys compete with heavy ones.
+    scores does not depend on what was evicted, and recent keys compete with heavy ones. Sizes
+    have no defaults: in the paper each is a tenth of the text.
 
     Parameters
     ----------

@@ -37,7 +37,8 @@ def lsh(
     which has one rule with this. For one round both are the same but at a round's ends. The
     paper's masking of other buckets within a chunk is done by neither.
 
-    O(rounds n chunk_length) pairs, O(n^2) memory as written here.
+    O(rounds n chunk_length) pairs, O(n^2) memory as written here. Defaults are transformers':
+    chunks of 64, one before, none after.
 
     Parameters
     ----------

@@ -45,6 +45,7 @@ def lightning_indexer(
     Published code disagrees on rows that see fewer than `count` keys: the released code and
     transformers return *future* indices there and rely on the mask that follows; fla-core
     and this return none. fla-core's `activation` is None by default: no ReLU, another selection.
+    Layers that share a choice (GLM-5, Hunyuan-V4) reuse the one Selection. count is the model's.
 
     Parameters
     ----------
@@ -104,7 +105,8 @@ def msa(
 
     O(m n H d) time. There is one index head for each key/value head, and one index key for all.
     Blocks are of positions: transformers blocks cache *slots* (and says so), which is another
-    selection under left padding. Kernels of MSA take count 4, 8, 16 or 32 and block 128 only.
+    selection under left padding. Kernels of MSA take count 4, 8, 16 or 32 and block 128 only. Some
+    also force first blocks, which the model's code does not. Defaults are the model's.
 
     Parameters
     ----------
@@ -117,7 +119,8 @@ def msa(
     -------
     Selection of blocks, one list an index head.
 
-    Witness: `MiniMaxM3VLIndexer` of transformers 5.23.
+    Source: MiniMax-M3, by transformers' `minimax_m3_vl`. Witness: `MiniMaxM3VLIndexer` of
+    transformers 5.23.
 
     >>> q, k = np.ones((1, 5, 1)), np.array([[2.0], [-1.0], [1.0], [3.0], [0.0]])
     >>> msa(q, k, count=2, block_size=2).indices[0, 0].tolist()
@@ -167,6 +170,8 @@ def qsa(
 
     Published code disagrees on what is grouped: transformers and ONNX Runtime's indexer group the
     query's *visible* tokens, as here; OpenVINO's groups absolute positions and refuses padding.
+    GLM-5-Next pools likewise, with learned weights, and begins at the first token that is no
+    padding: another method. Defaults are Qwen4's.
 
     Parameters
     ----------
@@ -180,7 +185,8 @@ def qsa(
     -------
     Selection of keys, one list for all heads, the tail among them.
 
-    Witness: `Qwen4ExpTextQSAIndexer` of transformers 5.23.
+    Source: Qwen4-Exp, by transformers' `qwen4_exp`. Witness: `Qwen4ExpTextQSAIndexer` of
+    transformers 5.23.
 
     >>> q, k = np.ones((1, 5, 1)), np.array([[2.0], [2.0], [1.0], [1.0], [0.0]])
     >>> qsa(q, k, budget=2, ratio=2).mask(5, 5)[0].astype(int)

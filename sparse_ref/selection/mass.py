@@ -48,7 +48,8 @@ def threshold(
     -------
     Selection of keys, one list a query head.
 
-    Witness: none that runs; two derivations in the tests, and the sum over a dense softmax.
+    Source: as named above; the released gates are learned. No runnable witness, two derivations:
+    the tests count it out by another formula.
 
     >>> q, k = np.ones((1, 3, 1)), np.array([[[0.0], [2.0], [0.0]]])
     >>> threshold(q, k, probability=0.2).mask(3, 3)[0].astype(int)
@@ -90,7 +91,9 @@ def top_p(
 
     O(m n (d + log n)) time a head. Published code disagrees by one key: XAttention
     (arXiv:2503.16428) and FlexPrefill's vertical-slash path (arXiv:2502.20766) keep a mass
-    >= `mass`, as here; SpargeAttn (arXiv:2502.18137) and FlexPrefill's block path keep one <= it.
+    >= `mass`, as here and in Twilight (arXiv:2502.02770); SpargeAttn (arXiv:2502.18137) and
+    FlexPrefill's block path keep one <= it. Defaults there: 0.9 (XAttention's estimate), 0.9 to
+    0.95 (FlexPrefill); there is none here.
 
     Parameters
     ----------
@@ -101,7 +104,8 @@ def top_p(
     -------
     Selection of keys, one list a query head.
 
-    Witness: none that runs; two derivations in the tests.
+    Source: as named above. No runnable witness, two derivations: the tests count it out by another
+    formula.
 
     >>> q, k = np.ones((1, 3, 1)), np.array([[[0.0], [2.0], [0.0]]])
     >>> top_p(q, k, mass=0.8).mask(3, 3)[0].astype(int)

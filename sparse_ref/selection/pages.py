@@ -38,7 +38,8 @@ def quest(
     rotated before. The released evaluation code does this in decoding only (one query; prefill and
     the first two layers are dense), keys repeated for grouped heads first, and has
     count = max(3, budget // page_size); its last page may be incomplete and competes with the
-    others, as here. Its kernels keep the current page always, by another way [not checked].
+    others, as here. Its kernels keep the current page always, by another way [not checked]. The
+    default page of 16 is the paper's.
 
     Parameters
     ----------

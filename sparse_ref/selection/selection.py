@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -137,6 +137,22 @@ class Selection:
                 f"blocks of {self.query_block}, got {rows}"
             )
         return self._changed(heads=heads, kv_heads=kv_heads)
+
+    def for_batch(self, batch: int) -> Selection:
+        """That of one batch row, as `Pattern.for_batch`."""
+        one = min(batch, self.indices.shape[0] - 1)
+        return replace(
+            self,
+            indices=self.indices[one : one + 1],
+            visible=self.visible.for_batch(batch),
+            always=None if self.always is None else self.always.for_batch(batch),
+            _lists={},
+        )
+
+    def least_keys(self, q_len: int) -> int:
+        """The fewest keys that an attention of `q_len` queries over it can be meant for."""
+        last = int(self.indices.max(initial=-1)) * self.key_block + 1
+        return max(q_len, last, self.visible.covers or 0)
 
     def list_of(self, head: int) -> int:
         """Which list of keys a query head reads."""

@@ -94,6 +94,8 @@ def topk_blocks(
     keys would know the future (so MoBA and MSA force it, see there), and a decoding step, which
     has seen a part of the block only, would choose differently from the prompt. Here both agree.
 
+    The default block of 64 is that of the published kernels. All query heads choose for themselves.
+
     Parameters
     ----------
     q, k, visible, q_start, kv_positions : as `topk_keys` takes them
@@ -106,7 +108,9 @@ def topk_blocks(
     -------
     Selection of blocks, one list a query head.
 
-    Witness: none of its own, but `msa` and `moba` are its two pools; two derivations in the tests.
+    Source: the scheme under MoBA (arXiv:2502.13189), MInference's block-sparse heads
+    (arXiv:2407.02490, on means of 64 queries and keys) and MSA. No runnable witness of its own, but
+    `msa` and `moba` are its two pools; two derivations, `conformance.choosing` the second.
 
     >>> import numpy as np
     >>> q, k = np.ones((1, 4, 1)), np.array([[[3.0], [0.0], [2.0], [2.0]]])

@@ -145,6 +145,24 @@ def test_group_query_attention_of_onnx_runtime():
     assert found["band"] == {"UNSUPPORTED"}  # it is causal
 
 
+def test_a_selection_is_said_as_the_pattern_it_is():
+    rng = np.random.default_rng(5)
+    q, k = rng.normal(size=(2, 6, 7, 5)), rng.normal(size=(2, 2, 19, 5))
+    chosen = sr.selection.topk_keys(q, k, count=3)
+    some = sr.cases(pattern=chosen, dtypes=("float32",), only="/random/", options=False)
+    some = [case for case in some if "MaskedNaN" not in case.hunts]
+
+    def masked(q, k, v, *, attn_mask, **said):
+        hidden = np.where(attn_mask, 0, -np.inf)
+        return sr.attention(q, k, v, sr.Full(), bias=hidden).out.astype(F32)
+
+    report = sr.check(sr.Candidate(masked, spell="sdpa"), some)
+    assert set(report.counts) == {"PASS"}, str(report)
+    window = sr.check(sr.Candidate(masked, spell="flash_attn"), some)
+    assert set(window.counts) == {"UNSUPPORTED"}
+    assert all(len(result.reason) < 300 for result in window.results)
+
+
 def test_flex_answers_no_queries():
     flex = pytest.importorskip("torch.nn.attention.flex_attention", reason="torch is not installed")
     fn = sr.Candidate(flex.flex_attention, arrays="torch", spell="flex")

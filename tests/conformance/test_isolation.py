@@ -83,3 +83,15 @@ def test_one_that_cannot_be_imported_is_an_error():
     found = verdicts("tests.conformance.nothing:here")
     assert {verdict for verdict, _ in found} == {"ERROR"}
     assert "it cannot be loaded: ModuleNotFoundError" in found[0][1]
+
+
+def test_one_that_ends_its_process_at_import_is_started_once(tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    (tmp_path / "fatal_at_import.py").write_text(
+        f"open({str(log)!r}, 'a').write('.')\nimport os\nos.abort()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = verdicts("fatal_at_import:f")
+    aborted = "it cannot be loaded: its process was killed by SIGABRT (Aborted)"
+    assert found == [("ERROR", aborted)] * 4
+    assert log.read_text() == "."

@@ -1,6 +1,7 @@
 """Selectors inside an ONNX file, against `sparse_ref.selection` and attention over its choice."""
 
 import json
+import re
 from functools import cache
 from typing import Any
 
@@ -12,11 +13,18 @@ from sparse_ref import selection
 
 pytest.importorskip("onnxruntime")
 
+import onnx
 import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
+from exporters.onnx.observed import SELECTION
+from exporters.onnx.peak import estimated_peak
 from exporters.onnx.selections import selection_to_onnx
+from exporters.onnx.selections_judged import Choice
+from exporters.onnx.selections_judged import chosen as chosen_by
 from exporters.onnx.selections_rules import RULES
+from exporters.onnx.validate import validate_onnx
+from sparse_ref.cli import main
 from tests.exporters.test_onnx_done import in_runtime_with_kernel
 
 H, G, D, E = 4, 2, 8, 5
@@ -244,3 +252,128 @@ def test_bad_input_is_refused(selector, options, message):
     given = {"heads": 4, "kv_heads": 2, "head_dim": 8, "count": 3} | options
     with pytest.raises((TypeError, ValueError), match=message):
         selection_to_onnx(selector, **given)
+
+
+def judged(model, *feeds):
+    return validate_onnx(model, providers=["CPUExecutionProvider"], cases=feeds or None)
+
+
+def claiming(name, **changed):
+    """The file, whose metadata says something else than it does."""
+    made = type(file(name))()
+    made.CopyFrom(file(name))
+    (said,) = (
+        one for node in made.graph.node for one in node.metadata_props if one.key == SELECTION
+    )
+    said.value = json.dumps(json.loads(said.value) | changed)
+    return made
+
+
+@pytest.mark.parametrize("name", ["DSA", "NSA", pytest.param("MSA", marks=pytest.mark.slow)])
+def test_validate_judges_what_is_chosen_and_the_attention_over_it(name):
+    report = judged(file(name))
+
+    assert report.ok
+    assert {one.what for one in report.verdicts} == {
+        what + how for what in ("choice", "out") for how in ("", ", evaluator")
+    }
+    cases = {one.case for one in report.verdicts}
+    assert {"1 x 1", "33 x 33", "33 x 33, ties", "7 x 33", "33 x 7", "257 x 257"} <= cases
+    assert "of what " + ASKED[name][0] + " chooses" in str(report)
+
+
+@pytest.mark.parametrize(
+    "options", [{"mode": "inline"}, {"dtype": "float64"}, {"dtype": "float16"}]
+)
+def test_validate_reads_other_files_too(options):
+    kind = options.get("dtype", "float32")
+    feeds = [feed("MoBA", 2, 17, 29, whole=whole) for whole in (True, False)]
+    assert judged(
+        file("MoBA", **options), *({x: y.astype(kind) for x, y in f.items()} for f in feeds)
+    ).ok
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "sentence"),
+    [
+        ("top keys", {"count": 6}, "lacks the keys"),
+        ("top keys", {"visible": sr.to_dict(sr.Causal() & sr.SlidingWindow(9, 0))}, "sees other"),
+        ("DSA", {"count": 6}, "lacks the keys"),
+        ("top blocks by mean", {"pool": "max"}, "lacks the blocks"),
+        ("MSA", {"local": 0}, "lacks the blocks"),
+        ("MSA, nothing forced", {"local": 2}, "lacks the blocks"),
+        ("MoBA", {"selector": "topk_blocks"}, "lacks the blocks"),
+        ("NSA", {"initial": 0}, "lacks the blocks"),
+        ("NSA", {"stride": 4}, "lacks the blocks"),
+    ],
+)
+def test_validate_finds_a_file_that_chooses_otherwise_than_it_says(name, changed, sentence):
+    report = judged(
+        claiming(name, **changed), feed(name, 1, 33, 50), feed(name, 1, 33, 50, whole=False)
+    )
+
+    assert not report.ok
+    wrong = [one for one in report.verdicts if not one.ok]
+    assert {one.what for one in wrong} == {"choice", "choice, evaluator"}
+    assert re.match(rf"batch 0, head \d, query \d+ {sentence}", wrong[0].wrong)
+
+
+def test_a_tie_is_no_near_miss():
+    """Scores of whole numbers are exact, so that the last of equal ones is wrong."""
+    fed = feed("top keys", 1, 9, 9) | {"q": np.zeros((1, H, 9, D), np.float32)}
+    right = [list(range(min(t + 1, 5))) for t in range(9)]
+    choice = Choice("topk_keys", {"count": 5}, CAUSAL)
+    lists = {
+        "i": np.array(right[-1:] * 9, np.int32)[None, None],
+        "masks": np.ones((1, 1, 1), np.uint8),
+    }
+    lists |= {"count": np.minimum(np.arange(1, 10), 5).astype(np.int32)[None, None]}
+    lists |= {"ids": np.zeros_like(lists["i"])}
+    names = ("i", "count", "ids", "masks")
+    assert chosen_by(choice, fed | lists, names, (1, H, 9, 9))[1:] == (0, None)
+
+    lists["i"][0, 0, 8] = [0, 1, 2, 3, 5]
+    _, off, first = chosen_by(choice, fed | lists, names, (1, H, 9, 9))
+    assert off == H
+    assert first == "batch 0, head 0, query 8 lacks the keys [4], and has [5] instead"
+
+
+def test_where_float32_cannot_tell_either_choice_is_right():
+    """In float64 the second key scores 2**-30 more: float32 sees a tie, and takes the first."""
+    model = selection_to_onnx("topk_keys", heads=1, head_dim=2, count=1)
+    key = np.array([[[[1, 0], [1, 2**-10]]]], dtype=np.float32)
+    fed = {"q": np.array([[[[1, 2**-20]]]], dtype=np.float32), "k": key, "v": key}
+
+    assert judged(model, fed).ok
+    fed["k"] = np.array([[[[1, 0], [1 + 2**-10, 0]]]], dtype=np.float32)
+    assert judged(model, fed).ok
+    fed["k"] = fed["k"][:, :, ::-1].copy()
+    assert judged(model, fed).ok
+
+
+def test_the_memory_of_a_choice_is_not_guessed():
+    with pytest.raises(NotImplementedError, match="a file that chooses by content is not known"):
+        estimated_peak(file("MoBA"), 100)
+
+
+def test_a_list_that_leads_outside_is_wrong():
+    choice = Choice("topk_keys", {"count": 1}, CAUSAL)
+    one = np.ones((1, 1, 1, 1), np.float32)
+    count, ids = np.ones((1, 1, 1), np.int32), np.zeros((1, 1, 1, 1), np.int32)
+    lists = {"i": ids + 3, "count": count, "ids": ids, "masks": np.ones((1, 1, 1), np.uint8)}
+    got = {"q": one, "k": one} | lists
+    assert (
+        chosen_by(choice, got, tuple(lists), (1, 1, 1, 1))[2] == "a list must have blocks below 1"
+    )
+
+
+def test_the_command_validates_a_selection(tmp_path, capsys):
+    path = tmp_path / "chosen.onnx"
+    onnx.save(selection_to_onnx("topk_keys", heads=1, head_dim=4, count=3), path)
+    assert main(["validate", str(path), "--provider", "cpu"]) == 0
+    assert "what topk_keys chooses (count=3) of Causal()" in capsys.readouterr().out
+    onnx.save(claiming("MoBA", count=4), path)
+    assert main(["validate", str(path), "--provider", "cpu"]) == 1
+    onnx.save(claiming("MoBA", selector="quest"), path)
+    assert main(["validate", str(path), "--provider", "cpu"]) == 2
+    assert "selector must be one of topk_keys, topk_blocks, " in capsys.readouterr().err

@@ -1,5 +1,8 @@
 """LongNet, Longformer, LongT5's transient-global attention, Reformer."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -34,6 +37,27 @@ def test_longnets_branches_are_one_softmax_over_a_multiset(n, h, segments, dilat
 
     np.testing.assert_allclose(got.out, want.out, atol=1e-14)
     np.testing.assert_allclose(got.lse, want.lse, atol=1e-14)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("n", "h"), [(13, 3), (11, 4), (3, 2)])
+def test_longnet_by_cutting_out_segments(n, h, causal):
+    """Each branch on its own short arrays, joined by shares: no pattern, no multiset."""
+    segments, dilations = [4, 8, 16], [1, 2, 3]
+    q, k, v = normal(h, n, 4), normal(h, n, 4, seed=2), normal(h, n, 3)
+    total, weight = np.zeros((h, n, 3)), np.zeros((h, n))
+    for (w, r), head in itertools.product(zip(segments, dilations, strict=True), range(h)):
+        place = head // math.ceil(h / r)
+        for start in range(0, n, w):
+            tokens = np.arange(start, min(start + w, n))[place::r]
+            scores = np.exp(q[head, tokens] @ k[head, tokens].T / 2)
+            scores = np.tril(scores) if causal else scores
+            weight[head, tokens] += scores.sum(axis=1)
+            total[head, tokens] += scores @ v[head, tokens]
+    got = me.longnet(q, k, v, segments, dilations, causal=causal)
+
+    np.testing.assert_allclose(got.out, total / weight[..., None], atol=1e-14)
+    np.testing.assert_allclose(got.lse, np.log(weight), atol=1e-14)
 
 
 def test_longnets_gradients():

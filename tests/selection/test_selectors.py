@@ -3,6 +3,8 @@
 `sparse_ref.conformance.choosing` derives them a second time; here is what it leaves out.
 """
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -201,6 +203,40 @@ def test_scales_are_heeded(name):
     least = np.where(mask, p, np.inf).min(axis=-1)
     assert (kept.sum(axis=-1) - least < 0.5 + 1e-12).all()
     assert (np.where(mask, 0, p).max(axis=-1) <= least + 1e-12).all()
+
+
+def shares(q, k, keys, scale):
+    """{key: probability} of one query, each a sum of exponentials of differences."""
+    dots = {x: scale * sum(a * b for a, b in zip(q, k[x], strict=True)) for x in keys}
+    return {x: 1 / sum(math.exp(dots[y] - dots[x]) for y in keys) for x in keys}
+
+
+@pytest.mark.parametrize("name", ["threshold", "top_p"])
+@pytest.mark.parametrize("visible", [sr.Causal(), sr.Causal() & sr.SlidingWindow(6, 0), sr.Full()])
+def test_probabilities_by_another_formula(name, visible):
+    """And what is kept by counting: which keys are sure to come before, and what they hold."""
+    q, k = drawn(name, 11, 17, seed=5)
+    k[:, :, 9] = k[:, :, 3]  # ties
+    got = ask(name, q, k, visible=visible, scale=0.9).mask(11, 17, batch=1)
+    kept = 0
+    for head, t in np.ndindex(4, 11):
+        keys = [x for x in range(17) if visible(6 + t, x)]
+        p = shares(q[1, head, t].tolist(), k[1, head // 2].tolist(), keys, 0.9)
+        if name == "threshold":
+            want = {x for x in keys if p[x] > 0.125}
+            apart = [abs(p[x] - 0.125) for x in keys]
+        else:  # a key is kept if those that are greater, or equal and earlier, hold too little
+            equal = {x: [y for y in keys if math.isclose(p[x], p[y], rel_tol=1e-12)] for x in keys}
+            before = {
+                x: sum(p[y] for y in keys if (y < x if y in equal[x] else p[y] > p[x]))
+                for x in keys
+            }
+            want = {x for x in keys if before[x] < 0.5}
+            apart = [abs(held - 0.5) for held in before.values()]
+        assert min(apart) > 1e-9, "the case decides nothing"
+        assert {*np.flatnonzero(got[head, t])} == want
+        kept += len(want)
+    assert 22 < kept < 44 * 7
 
 
 def test_a_mass_of_one_keeps_all_and_of_none_nothing():

@@ -13,7 +13,7 @@ from sparse_ref.conformance.case import Call
 from sparse_ref.conformance.probes import PROBES, Rng
 from sparse_ref.golden.text import drawn
 
-from .plan import BATCH, CROSS, GROUPS, LONG, RAGGED, SLOPE, SLOPES, STEP, TALL, Plan
+from .plan import BATCH, CROSS, GROUPS, LONG, RAGGED, SLOPE, SLOPES, STEP, TALL, TEXT, Plan
 from .selected import chosen
 from .stream import Stream
 
@@ -23,7 +23,8 @@ DRAWN = 24  # a row up to so long is drawn, a longer one written as runs
 SIZE_FLAGS = {
     CROSS: ("TopLeft",), TALL: ("MoreQueries",), GROUPS: ("GroupedHeads",), STEP: ("Decode",),
     BATCH: ("GroupedHeads", "TopLeft"), SLOPE: ("GroupedHeads", "TopLeft"),
-    SLOPES: ("TopLeft",), RAGGED: ("BlockEdge", "TopLeft"), LONG: ("LongKeys",),
+    SLOPES: ("TopLeft",), TEXT: ("GroupedHeads",), RAGGED: ("BlockEdge", "TopLeft"),
+    LONG: ("LongKeys",),
 }  # fmt: skip
 PROBE_FLAGS = {
     "even": ("EvenWeights",), "fingerprint": ("Fingerprint",), "low": ("LowScores",),
@@ -41,8 +42,10 @@ def build(plan: Plan) -> tuple[dict[str, Any], Tensors]:
         name: value(rng, s) if callable(value) else value for name, value in plan.options.items()
     }
     call = Call(q, k, v, plan.pattern, attributes)
+    index: Tensors = {}
     if plan.selector is not None:
-        call = call._replace(pattern=chosen(plan.selector, call))
+        index = plan.selector.draw(rng, s, plan.probe)
+        call = call._replace(pattern=chosen(plan.selector, call, index))
     counts = seen(call)
     flags = {*plan.flags, *SIZE_FLAGS.get(s, ()), *PROBE_FLAGS.get(plan.probe, ())}
     flags |= plant(plan.plant, call, counts)
@@ -52,6 +55,7 @@ def build(plan: Plan) -> tuple[dict[str, Any], Tensors]:
         flags.add("EmptyRows")
     tensors: Tensors = {"q": half(q), "k": half(k), "v": half(v)}
     tensors |= {name: half(attributes[name]) for name in ARRAYS if name in attributes}
+    tensors |= {name: half(x) for name, x in index.items()}
     tensors |= _answers(call)
     if plan.above:
         flags |= _gradients(plan, call, rng, tensors)

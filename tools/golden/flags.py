@@ -159,6 +159,23 @@ FLAGS: dict[str, Row] = {
         "it is chosen besides, or a better one takes its place",
         ("fla-org/flash-linear-attention/pull/845",),
     ),
+    "SelectionIndexer": (
+        "MASK", "keys are chosen by arrays of an indexer, not by q and k",
+        "its ReLU, its weights or their signs are lost, or heads are scored apart", (),
+    ),
+    "SelectionTail": (
+        "BOUNDARY", "keys are chosen in groups; what makes no whole group is seen by all",
+        "the last keys are lost, or make a group that is not whole", (),
+    ),
+    "SelectionCompressed": (
+        "MASK", "blocks are ranked by a softmax over means of windows of keys",
+        "a window that ends after the query counts, or blocks get the windows of their neighbours",
+        (),
+    ),
+    "SelectionEviction": (
+        "MASK", "keys leave a cache, by the attention they have had, and never come back",
+        "scores start anew at each step, or the recent keys take part in the ranking", (),
+    ),
     "SelectionTies": (
         "ORDER", "equal scores: the smaller position is chosen",
         "the order of ties is left to a sort that is not stable, or the last ones win",

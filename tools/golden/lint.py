@@ -17,6 +17,8 @@ from .build import TYPES, seen
 
 LARGEST = {"golden": 20 * 2**20, "core": 2 * 2**20}
 LEAST = {"golden": 1500, "core": 100}
+INPUTS = ("bias", "sink_logits", "alibi_slopes", "dout", "dlse", "index_q", "index_k",
+          "index_weights")  # fmt: skip
 ID = re.compile(r"[a-z]+(-[a-z]+)*/[a-z0-9-]+(\+[a-z0-9-]+)?/b\d+h\d+g\d+-\d+x\d+-d\d+e\d+/[a-z]+")
 
 
@@ -93,7 +95,7 @@ def _case(case: GoldenCase) -> list[str]:
                 found.append(f"{name} must be finite where the answer is, and 0 at -inf")
             if x[np.isneginf(target)].any():
                 found.append(f"{name} must be 0 where the answer is -inf")
-        elif name in "qkv" or name in ("bias", "sink_logits", "alibi_slopes", "dout", "dlse"):
+        elif name in "qkv" or name in INPUTS:
             found += _exact(name, np.asarray(x, np.float64))
     for kind in TYPES[1:]:
         wide, narrow = (case.tensors[f"bound.{t}.out"] for t in (kind, "float32"))

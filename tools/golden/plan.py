@@ -12,8 +12,9 @@ from sparse_ref.patterns import Pattern
 
 from .options import OPTIONS, bias, left_padded, lengths, padded_starts, sinks
 from .patterns import NAMED, PER_BATCH, Named
-from .selected import NAMED as SELECTED
-from .selected import TIES, Selector
+from .selected import Selector
+from .selectors import NAMED as SELECTED
+from .selectors import TIES
 
 SQUARE = Sizes(1, 2, 1, 13, 13, 5, 3)
 CROSS = Sizes(1, 2, 2, 7, 19, 3, 5)  # fewer queries than keys
@@ -27,6 +28,7 @@ SLOPES = Sizes(2, 2, 1, 5, 7, 3, 1)
 SMALL = Sizes(1, 2, 1, 3, 5, 2, 1)  # by hand
 SMALLER = Sizes(1, 1, 1, 4, 3, 1, 2)
 LONG = Sizes(1, 2, 1, 11, 2053, 7, 5)
+TEXT = Sizes(2, 4, 2, 11, 11, 3, 5)
 EMPTY = (Sizes(1, 2, 1, 0, 5, 3, 2), Sizes(1, 2, 1, 5, 0, 3, 2), Sizes(0, 2, 1, 3, 5, 3, 2))
 
 USUAL = {
@@ -209,12 +211,13 @@ def _selected() -> Iterator[Plan]:
         more: dict[str, Any] = {"selector": one}
         given = ("selection", name, one.visible, one.words)
         for probe, flags in probes.items():
-            for s in (SQUARE, CROSS, TALL, GROUPS, BATCH, STEP):
+            for s in (SQUARE, TEXT) if one.text else (SQUARE, CROSS, TALL, GROUPS, BATCH, STEP):
                 if s == TALL and one.visible == sr.Full():
                     continue  # lists have no rows for queries before position 0
                 yield Plan(*given, one.flags + flags, s, probe, **more)
-            yield Plan(*given, (*one.flags, *flags, "KvPositions", "QStart"), BATCH, probe, padded,
-                       "+left-padding", **more)  # fmt: skip
+            if not one.text:
+                yield Plan(*given, (*one.flags, *flags, "KvPositions", "QStart"), BATCH, probe,
+                           padded, "+left-padding", **more)  # fmt: skip
 
 
 def in_core(plan: Plan) -> bool:

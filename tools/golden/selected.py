@@ -11,39 +11,72 @@ import numpy as np
 import sparse_ref as sr
 from sparse_ref import selection
 from sparse_ref.conformance.case import Call
+from sparse_ref.conformance.probes import Sizes
 from sparse_ref.patterns import Pattern
 
+from .stream import Stream
+
+DEPTH = 3  # of index heads
 SELECTORS: dict[str, Callable[..., selection.Selection]] = {
     "topk_keys": selection.topk_keys, "topk_blocks": selection.topk_blocks, "moba": selection.moba,
+    "lightning_indexer": selection.lightning_indexer, "msa": selection.msa, "qsa": selection.qsa,
+    "nsa_blocks": selection.nsa_blocks, "h2o": selection.h2o,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Selector:
-    """One way to choose, by name and numbers; `visible` is what a query could see at all."""
+    """One way to choose, by name and numbers; `visible` is what a query could see at all.
+
+    `index` is the number of index heads (0: one for each key/value head) of a selector that scores
+    with arrays of its own, `text` that there is a query for each key.
+    """
 
     name: str
     arguments: dict[str, int | str]
     words: str
     flags: tuple[str, ...]
     visible: Pattern = field(default_factory=sr.Causal)
+    index: int | None = None
+    text: bool = False
 
-    def __call__(self, call: Call) -> selection.Selection:
-        """What it chooses of q and k."""
-        given = {x: call.attributes[x] for x in ("q_start", "kv_positions") if x in call.attributes}
-        return SELECTORS[self.name](
-            call.q, call.k, **self.arguments, visible=self.visible, **given
-        )  # fmt: skip
+    def draw(self, rng: Stream, s: Sizes, probe: str) -> dict[str, Any]:
+        """The arrays that score in place of q and k, with the ties of the probe.
+
+        So small that float32 holds every score exactly.
+        """
+        if self.index is None:
+            return {}
+        heads = self.index or s.g
+        q = rng.integers(-16, 17, (s.b, heads, s.m, DEPTH)) / 8
+        k = rng.integers(-16, 17, (s.b, s.n, DEPTH)) / 8
+        if probe == "even":
+            q = np.zeros(q.shape)
+        if probe == "steps":
+            k = k[:, np.arange(s.n) // 4 * 4]
+        made = {"index_q": q, "index_k": k}
+        if self.name == "lightning_indexer":
+            made["index_weights"] = rng.integers(-8, 9, (s.b, s.m, heads)) / 4
+        return made
+
+    def __call__(self, call: Call, index: dict[str, Any]) -> selection.Selection:
+        """What it chooses of q and k, or of the arrays of the index."""
+        placed = ("q_start", "kv_positions")
+        given: dict[str, Any] = {x: call.attributes[x] for x in placed if x in call.attributes}
+        if not self.text:
+            given["visible"] = self.visible
+        arrays = index.values() if index else (call.q, call.k)
+        return SELECTORS[self.name](*arrays, **self.arguments, **given)
 
     def to_dict(self) -> dict[str, Any]:
         """As the manifest has it."""
         return {"selector": self.name, **self.arguments, "visible": sr.to_dict(self.visible)}
 
 
-def chosen(selector: Selector, call: Call) -> Pattern:
+def chosen(selector: Selector, call: Call, index: dict[str, Any]) -> Pattern:
     """What was chosen, as lists of keys by position: a batch row and a head each have their own."""
     (b, h, m, _), n = call.q.shape, call.k.shape[2]
-    made = selector(call)
+    made = selector(call, index)
     starts, positions = (
         np.broadcast_to(call.attributes.get(name, default), shape)
         for name, default, shape in (
@@ -71,50 +104,3 @@ def _by_position(mask: Any, start: int, positions: Any, side: int) -> Any:
         raise ValueError("lists of keys have no rows before position 0")
     seen[np.ix_(queries[real], positions[slots])] = mask[np.ix_(real, slots)]
     return seen
-
-
-TIES = "SelectionTies"  # with the probes that make them
-FORCED = ("Selection", "SelectionForced")
-NAMED = {
-    "topk-keys-3": Selector(
-        "topk_keys", {"count": 3}, "of the keys up to its own, the 3 of greatest q . k",
-        ("Selection",),
-    ),
-    "topk-keys-64": Selector(
-        "topk_keys", {"count": 64}, "of the keys up to its own, the 64 of greatest q . k: all",
-        ("Selection",),
-    ),
-    "topk-keys-both": Selector(
-        "topk_keys", {"count": 4}, "of all keys, the 4 of greatest q . k", ("Selection",),
-        sr.Full(),
-    ),
-    "topk-keys-window": Selector(
-        "topk_keys", {"count": 2}, "of its own key and the 5 before, the 2 of greatest q . k",
-        ("Selection",), sr.Causal() & sr.SlidingWindow(5, 0),
-    ),
-    "topk-keys-0": Selector("topk_keys", {"count": 0}, "no key", ("Selection",)),
-    "topk-blocks-mean": Selector(
-        "topk_blocks", {"count": 2, "block_size": 4, "pool": "mean"},
-        "up to its own key, the 2 blocks of 4 keys whose mean q . k is greatest",
-        ("Selection", "SelectionBlocks"),
-    ),
-    "topk-blocks-max": Selector(
-        "topk_blocks", {"count": 2, "block_size": 3, "pool": "max"},
-        "up to its own key, the 2 blocks of 3 keys with the greatest q . k",
-        ("Selection", "SelectionBlocks"),
-    ),
-    "moba-1": Selector(
-        "moba", {"count": 1, "block_size": 4}, "up to its own key, its own block of 4 keys",
-        (*FORCED, "SelectionBlocks"),
-    ),
-    "moba-2": Selector(
-        "moba", {"count": 2, "block_size": 4},
-        "up to its own key, its own block of 4 keys, and the other of greatest mean q . k",
-        (*FORCED, "SelectionBlocks"),
-    ),
-    "moba-9": Selector(
-        "moba", {"count": 9, "block_size": 4},
-        "up to its own key, the 9 blocks of 4 keys of greatest mean q . k, its own first: all",
-        (*FORCED, "SelectionBlocks"),
-    ),
-}  # fmt: skip

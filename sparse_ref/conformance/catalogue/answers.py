@@ -20,7 +20,7 @@ def _hidden(call: Call) -> Pattern:
     return turned[0] if len(turned) == 1 else PerHead(turned)
 
 
-def _simple(call: Call) -> bool:
+def simple(call: Call) -> bool:
     """Whether a mask is all there is to it."""
     return not call.pattern.multiset and not (
         {"kv_lengths", "kv_positions", "bias", "alibi_slopes"} & set(call.attributes)
@@ -31,7 +31,7 @@ def _shown(score: float, *, added: bool) -> Callable[[Call], Outcome | None]:
     """What is hidden has a finite number as its score, or added to it."""
 
     def outcome(call: Call) -> Outcome | None:
-        if not _simple(call):
+        if not simple(call):
             return None
         others = {k: x for k, x in call.attributes.items() if k not in ("sink_logits", "softcap")}
         if added and "softcap" in call.attributes:
@@ -41,12 +41,12 @@ def _shown(score: float, *, added: bool) -> Callable[[Call], Outcome | None]:
             pattern=_hidden(call),
             attributes={**others, "bias": np.full((1, 1), score)},
         )
-        return _joined([right(call), right(leaked)])
+        return joined([right(call), right(leaked)])
 
     return outcome
 
 
-def _joined(parts: list[Outcome]) -> Outcome:
+def joined(parts: list[Outcome]) -> Outcome:
     """Parts over disjoint keys: joined by lse; the bound is that of the loosest, twice."""
     with np.errstate(invalid="ignore"):
         answer = merge(*(part for part, _ in parts))
@@ -83,8 +83,8 @@ def _averaged(call: Call) -> Outcome | None:
     both = np.isfinite(first.lse) & np.isfinite(second.lse)
     only = np.where(np.isfinite(first.lse)[..., None], first.out, second.out)
     out = np.where(both[..., None], (first.out + second.out) / 2, only)
-    joined, bound = _joined(parts)
-    return Attention(out, joined.lse), Attention(low.out + high.out, bound.lse)
+    whole, bound = joined(parts)
+    return Attention(out, whole.lse), Attention(low.out + high.out, bound.lse)
 
 
 def _unrescaled(call: Call) -> Outcome | None:
@@ -102,8 +102,8 @@ def _unrescaled(call: Call) -> Outcome | None:
         total = sums[0] + sums[1]
         out = first.out * sums[0][..., None] + second.out * sums[1][..., None]
         out = np.where(total[..., None] > 0, out / total[..., None], 0)
-    joined, bound = _joined(parts)
-    return Attention(out, joined.lse), Attention(2 * (low.out + high.out) + 1e-6, bound.lse)
+    whole, bound = joined(parts)
+    return Attention(out, whole.lse), Attention(2 * (low.out + high.out) + 1e-6, bound.lse)
 
 
 def _peak(call: Call, half: int) -> Floats:
@@ -121,7 +121,7 @@ def _peak(call: Call, half: int) -> Floats:
 
 def _after_softmax(call: Call) -> Outcome | None:
     """A softmax over all keys, and the hidden ones left out of the sum."""
-    if not _simple(call):
+    if not simple(call):
         return None
     answer, bound = right(call)
     whole, whole_bound = right(call._replace(pattern=Full()))
@@ -129,30 +129,6 @@ def _after_softmax(call: Call) -> Outcome | None:
         share = np.where(np.isfinite(answer.lse), np.exp(answer.lse - whole.lse), 0)[..., None]
     off = share * np.abs(answer.out) * 2 * (bound.lse + whole_bound.lse)[..., None]
     return Attention(answer.out * share, whole.lse), Attention(bound.out + off, whole_bound.lse)
-
-
-def _empty(value: str) -> Callable[[Call], Outcome | None]:
-    """Rows that see no key give something else than 0."""
-
-    def outcome(call: Call) -> Outcome | None:
-        answer, bound = right(call)
-        none = np.isneginf(answer.lse)
-        if not none.any() or not call.k.shape[2]:
-            return None
-        # what it says of its lse is not looked at: some say -inf, some log n, some NaN
-        lse, wide = np.where(none, np.inf, bound.lse), np.where(none[..., None], np.nan, bound.out)
-        if value == "nan":
-            out = np.where(none[..., None], np.nan, answer.out)
-            return Attention(out, answer.lse), Attention(wide, lse)
-        mean = np.asarray(call.v, np.float64).mean(axis=2, keepdims=True)
-        mean = np.repeat(mean, call.q.shape[1] // call.k.shape[1], axis=1)
-        spread = np.abs(call.v).max(axis=2, keepdims=True, initial=0).max() * 1e-2
-        out = np.where(none[..., None], mean, answer.out)
-        return Attention(out, answer.lse), Attention(
-            np.where(none[..., None], spread, bound.out), lse
-        )
-
-    return outcome
 
 
 def _each(change: Callable[[Attention], Attention]) -> Callable[[Call], Outcome | None]:
@@ -182,42 +158,14 @@ def _sink_in_numerator(call: Call) -> Outcome | None:
     return Attention(answer.out + added, answer.lse), Attention(2 * bound.out + off, bound.lse)
 
 
-def _masked_nan(call: Call) -> Outcome | None:
-    """0 times NaN: what nobody may look at reaches everybody."""
-    bad = ~np.isfinite(np.asarray(call.v, np.float64)).all(axis=2, keepdims=True)
-    if not bad.any():
-        return None
-    answer, bound = right(call)
-    rows = np.repeat(bad, call.q.shape[1] // call.k.shape[1], axis=1)
-    return Attention(np.where(rows, np.nan, answer.out), answer.lse), Attention(
-        bound.out, np.full_like(bound.lse, np.inf)
-    )
-
-
-def _padded(size: int) -> Callable[[Call], Outcome | None]:
-    """Keys of zeros up to a whole block are seen by all."""
-
-    def outcome(call: Call) -> Outcome | None:
-        n = call.k.shape[2]
-        more = -n % size
-        if not more or not _simple(call) or not n:
-            return None
-        k, v = (np.zeros((*x.shape[:2], more, x.shape[3]), x.dtype) for x in (call.k, call.v))
-        attributes = {k: x for k, x in call.attributes.items() if k in ("scale", "softcap")}
-        padding = Call(call.q, k, v, Full(), attributes)
-        return _joined([right(call), right(padding)])
-
-    return outcome
-
-
-def _forward(outcome: Callable[[Call], Outcome | None]) -> Callable[[Call], Outcome | None]:
+def forward(outcome: Callable[[Call], Outcome | None]) -> Callable[[Call], Outcome | None]:
     """Nothing is known of the gradients that come with it."""
     return lambda call: outcome(call) if call.dout is None else None
 
 
 GITHUB = "https://github.com/"
 ANSWERS = tuple(
-    Mistake(name, story, link and GITHUB + link, _forward(outcome))
+    Mistake(name, story, link and GITHUB + link, forward(outcome))
     for name, story, link, outcome in (
         ("mask-10", "hidden keys get -10 added to their score, not -inf",
          "ohdearquant/lattice/pull/6", _shown(-10.0, added=True)),
@@ -227,10 +175,6 @@ ANSWERS = tuple(
          "", _after_softmax),
         ("softcap-after-mask", "the softcap is applied after the mask, and shows what it hides",
          "onnx/onnx/issues/7865", _softcap_after_mask),
-        ("padding-seen-16", "keys of zeros up to a multiple of 16 are seen",
-         "66RING/tiny-flash-attention/issues/12", _padded(16)),
-        ("padding-seen-64", "keys of zeros up to a multiple of 64 are seen",
-         "66RING/tiny-flash-attention/issues/12", _padded(64)),
         ("merge-average", "two halves of the keys are joined by a plain average",
          "sgl-project/sglang/issues/40903", _averaged),
         ("merge-unscaled", "two halves of the keys are added without rescaling to one maximum",
@@ -239,18 +183,12 @@ ANSWERS = tuple(
          "deepseek-ai/FlashMLA/pull/106",
          _each(lambda a: Attention(a.out, a.lse / np.log(2)))),
         ("lse-without-sink", "lse leaves the sink out", "", _lse_without_sink),
-        ("empty-mean", "a query that sees no key gets the mean of all values",
-         "pytorch/pytorch/pull/196170", _empty("mean")),
-        ("empty-nan", "a query that sees no key gets NaN",
-         "pytorch/pytorch/pull/131060", _empty("nan")),
         ("sink-in-numerator", "the sink has a value: the first key's", "",
          _sink_in_numerator),
         ("values-reversed", "the columns of the output stand in reverse", "",
          _each(lambda a: Attention(a.out[..., ::-1], a.lse))),
         ("heads-reversed", "the heads of the output stand in reverse", "",
          _each(lambda a: Attention(a.out[:, ::-1], a.lse[:, ::-1]))),
-        ("masked-nan", "a NaN that nobody may look at reaches the output: 0 times NaN",
-         "onnx/onnx/pull/8068", _masked_nan),
         ("zeros", "the output is 0",
          "ScalingIntelligence/KernelBench/issues/165",
          _each(lambda a: Attention(0 * np.nan_to_num(a.out), a.lse))),

@@ -47,6 +47,13 @@ def rewritten(pattern: Pattern, leaf: Rewrite) -> Pattern | None:
     return leaf(pattern)
 
 
+def leaves(pattern: Pattern, kind: type) -> list[Any]:
+    """The leaves of a kind, in order."""
+    found: list[Any] = []
+    rewritten(pattern, found.append)
+    return [one for one in found if isinstance(one, kind)]
+
+
 def instead(kind: type | tuple[type, ...], leaf: Rewrite) -> Callable[[Call], Outcome | None]:
     """The mistake of taking each leaf of a kind for another."""
 
