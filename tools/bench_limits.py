@@ -18,7 +18,9 @@ import sparse_ref as sr
 
 from . import measure
 from .bench_cases import RACES, causal_window
+from .bench_flex import FLEX_LIMITS
 from .bench_graphs import GRAPH_LIMITS
+from .bench_selection import SELECTION_LIMITS
 from .limit import Limit, row
 from .peers import MissingError, Task, needed
 from .race import Race, Row, Settings, Truth, judged
@@ -182,8 +184,10 @@ LIMITS = {
         Limit("million", "1,048,576 tokens: linear time, memory", million),
         Limit("first-call", "a fresh process, without and with compile cache", first_call),
         Limit("halves", "bfloat16 and float16 without AMX", halves),
+        *SELECTION_LIMITS,
         *GRAPH_LIMITS,
         Limit("imports", "importing sparse_ref", imports),
         Limit("layouts", "block layouts, ours and torch's", layouts),
+        *FLEX_LIMITS,
     )
 }

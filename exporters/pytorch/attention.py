@@ -11,9 +11,9 @@ from torch import Tensor, nn
 import sparse_ref as sr
 
 from .cache import KeyValueCache
-from .op import sparse_attention, spelled
+from .op import sparse_attention
 from .positions import alibi_slopes
-from .seen import documents_apart, seen
+from .seen import Views, documents_apart, seen
 
 Turn = Callable[[Tensor, Tensor], Tensor]
 
@@ -81,7 +81,6 @@ class SparseAttention(nn.Module):
             raise ValueError(f"kv_heads must divide heads = {heads}, got {kv_heads}")
         if head_dim is not None and head_dim < 1:
             raise ValueError(f"head_dim must be >= 1, got {head_dim}")
-        spelled(pattern)  # refuse at once what the operator cannot take
         self.pattern, self.heads, self.kv_heads = pattern, heads, kv_heads
         self.value_dim = dim // heads
         self.head_dim = self.value_dim if head_dim is None else head_dim
@@ -92,6 +91,15 @@ class SparseAttention(nn.Module):
         self.rotary = rotary
         self.sinks = nn.Parameter(torch.zeros(heads)) if sinks else None
         self.register_buffer("slopes", alibi_slopes(heads) if alibi else None, persistent=False)
+
+    @property
+    def pattern(self) -> sr.Pattern:
+        """Which keys each query sees; another may be put in its place."""
+        return self.views.pattern
+
+    @pattern.setter
+    def pattern(self, pattern: sr.Pattern) -> None:
+        self.views = Views.of(pattern)
 
     def forward(
         self,
@@ -120,18 +128,21 @@ class SparseAttention(nn.Module):
         cache : KeyValueCache, optional
             Tokens before these, which are then put behind them; `key_length` counts these alone.
         """
+        _checked("x", x, "m", self.qkv.in_features)
+        if isinstance(memory, Tensor):
+            _checked("memory", memory, "n", self.qkv.in_features)
         if memory is not None and (self.slopes is not None or cache is not None):
             raise ValueError("memory must come without cache, and to an attention without alibi")
         if documents is not None:
-            return self._packed(x, documents, memory, key_length, key_mask, cache)
+            others = memory, key_length, key_mask, cache
+            return self._packed(x, documents, *others)  # type: ignore[no-any-return]
         if cache is not None and key_mask is not None:
             raise ValueError("key_mask must be key_length with a cache, got a mask")
         q, (k, v) = self.projected(x, memory, None if cache is None else cache.length[:, None])
         options: dict[str, Any] = {}
         if cache is None:
-            pattern, options = seen(self.pattern, k, key_length, key_mask)
-            if memory is not None and pattern != sr.Full() and q.shape[2] != k.shape[2]:
-                options["q_start"] = torch.zeros(len(q), dtype=torch.int64, device=q.device)
+            pattern, options = seen(self.views, k, key_length, key_mask)
+            options |= {} if memory is None else self.views.from_first(q, k)
         else:
             pattern, before = self.pattern, cache.length.clone()
             k, v = cache.append(k, v, key_length)
@@ -171,10 +182,11 @@ class SparseAttention(nn.Module):
         given = {"sink_logits": self.sinks, "alibi_slopes": self.slopes}
         return {name: x for name, x in given.items() if x is not None}
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # documents make own patterns
     def _packed(self, x: Tensor, documents: Tensor, *others: Any) -> Tensor:
         if any(one is not None for one in others):
             raise ValueError("documents must come alone: a negative one is padding")
-        patterns, places = documents_apart(self.pattern, documents)
+        patterns, places = documents_apart(self.pattern, documents, x)
         q, (k, v) = self.projected(x, start=places - torch.arange(x.shape[1], device=x.device))
         if len(patterns) == 1:
             return self._out(attend(q, k, v, patterns[0], self.scores()))
@@ -202,6 +214,12 @@ def attend(
         return sparse_attention(q, k, v, pattern, **scores, **options)
     with torch.autocast(q.device.type, enabled=False):  # what is inside has types of its own
         return sparse_attention(q, k, v, pattern, **scores, **options)
+
+
+def _checked(name: str, x: Tensor, rows: str, dim: int) -> None:
+    if x.dim() != 3 or x.shape[-1] != dim or not x.is_floating_point():
+        got = f"{x.dtype} {tuple(x.shape)}"
+        raise ValueError(f"{name} must be a float tensor (b, {rows}, {dim}), got {got}")
 
 
 def _heads(x: Tensor, number: int) -> Tensor:

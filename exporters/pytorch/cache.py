@@ -54,6 +54,13 @@ class KeyValueCache:
         past its `length` is not valid.
         """
         m, capacity = keys.shape[2], self.keys.shape[2]
+        for name, given, kept in ("keys", keys, self.keys), ("values", values, self.values):
+            b, g, _, d = kept.shape
+            if given.shape != (b, g, m, d):
+                got = tuple(given.shape)
+                raise ValueError(
+                    f"{name} must have the cache's shape ({b}, {g}, m, {d}), got {got}"
+                )
         end = int(self.length.max()) + m
         if end > capacity:
             raise ValueError(f"the cache must hold {end} tokens, got a capacity of {capacity}")

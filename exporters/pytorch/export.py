@@ -25,6 +25,7 @@ def module_to_onnx(
     block_size: int = 16,
     opset: int = 18,
     dynamic_shapes: Any = "batch",
+    kwargs: dict[str, Tensor] | None = None,
 ) -> Any:
     """The module as an onnx.ModelProto; the batch is free, lengths are those of the example.
 
@@ -34,27 +35,37 @@ def module_to_onnx(
         Its attention is `SparseAttention`, calls of `sparse_attention` or of FlexAttention, or
         that of a model of transformers after `register_huggingface`.
     example_inputs : tuple of tensors, each (b, ...)
+        An example of one row is traced as two alike: torch.export takes an axis of 1 to be fixed.
     block_size : int
         Queries and keys of a block in stored lists; a BlockMask keeps its own.
     opset : int
     dynamic_shapes : optional
         Which lengths are free, as `torch.export.export` takes it; default the first axis of every
         input, None none. Where attention is over free lengths, its lists are computed in the graph.
+    kwargs : dict of tensors, optional
+        Example inputs that the module takes by name.
 
     Every attention node comes with the function body that computes it in standard operators.
 
     Raises
     ------
+    ValueError
+        If examples differ in their batch or have no row, or have less than 2 along a free axis that
+        `dynamic_shapes` names.
     NotImplementedError
         If a FlexAttention of the module cannot be said by our operator.
     """
     if opset < 18:
         raise ValueError(f"opset must be >= 18, got {opset}")
     if dynamic_shapes == "batch":
-        dynamic_shapes = tuple({0: torch.export.Dim("batch")} for _ in example_inputs)
+        example_inputs, kwargs = _rows(example_inputs, kwargs)
+        batch = {0: torch.export.Dim("batch")}
+        dynamic_shapes = (batch,) * (len(example_inputs) + len(kwargs or {}))
+    else:
+        _refuse_ones(example_inputs, dynamic_shapes)
     with _quiet():
         program = torch.export.export(
-            copy.deepcopy(module).eval(), example_inputs, dynamic_shapes=dynamic_shapes
+            copy.deepcopy(module).eval(), example_inputs, kwargs, dynamic_shapes=dynamic_shapes
         )
         program, layouts = flex_to_blocks(program)
         exported = torch.onnx.export(
@@ -66,6 +77,37 @@ def module_to_onnx(
         )
     assert exported is not None
     return with_attention_nodes(exported, layouts=layouts, block_size=block_size)
+
+
+def _rows(
+    inputs: tuple[Tensor, ...], named: dict[str, Tensor] | None
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Examples of at least two rows."""
+    named = named or {}
+    found = sorted({len(x) if x.dim() else 0 for x in (*inputs, *named.values())})
+    if len(found) != 1 or not found[0]:
+        raise ValueError(
+            f"example_inputs must share a first axis >= 1, the batch, got {found or 'none'}"
+        )
+    times = 2 if found == [1] else 1
+    return (
+        tuple(torch.cat([x] * times) for x in inputs),
+        {name: torch.cat([x] * times) for name, x in named.items()},
+    )
+
+
+def _refuse_ones(inputs: tuple[Tensor, ...], dynamic_shapes: Any) -> None:
+    """An axis of 1 would be fixed whatever is said of it, and some say nothing when it is."""
+    if not isinstance(dynamic_shapes, (tuple, list)):
+        return
+    for i, (x, axes) in enumerate(zip(inputs, dynamic_shapes, strict=False)):
+        pairs = axes.items() if isinstance(axes, dict) else enumerate(axes or ())
+        for axis, free in pairs:
+            if free is not None and not isinstance(free, int) and x.shape[axis] < 2:
+                raise ValueError(
+                    f"example_inputs must have 2 or more along a free axis, got {x.shape[axis]} "
+                    f"on axis {axis} of input {i}"
+                )
 
 
 def with_attention_nodes(

@@ -32,6 +32,8 @@ def factorised(patterns: Sequence[sr.Pattern], sharing: Sharing, blocks: int) ->
     >>> factorised(parts, "merged", 1) == [parts[0] | parts[1]]
     True
     """
+    if isinstance(patterns, sr.Pattern):
+        raise TypeError(f"patterns must be a sequence of patterns, got {patterns!r}")
     if not patterns:
         raise ValueError("patterns must not be empty")
     if sharing == "interleaved":

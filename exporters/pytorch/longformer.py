@@ -14,30 +14,67 @@ from torch import Tensor, nn
 
 import sparse_ref as sr
 
-from .encoder import Encoder, heads
+from .encoder import Encoder
+from .encoder import heads as of_heads
 from .op import sparse_attention
 
 GLOBAL = sr.Runtime("tokens")
 
 
 class LongformerAttention(nn.Module):
-    """Self-attention of one layer; the parameters are `LongformerSelfAttention`'s."""
+    """Self-attention to a window and to global tokens, with projections of their own.
 
-    def __init__(self, dim: int, number: int, window: int):
+    Parameters
+    ----------
+    dim, heads : int
+    window : int
+        Even: half of it on each side, besides the token itself.
+
+    The weights have the names and shapes of `LongformerSelfAttention` in transformers.
+
+    Examples
+    --------
+    >>> attention = LongformerAttention(8, 2, window=4)
+    >>> attention(torch.zeros(3, 7, 8), torch.arange(7).expand(3, 7) == 0).shape
+    torch.Size([3, 7, 8])
+    """
+
+    def __init__(self, dim: int, heads: int, window: int):
         super().__init__()
-        self.number = number
+        if heads < 1 or dim < 1 or dim % heads:
+            raise ValueError(f"dim must be a positive multiple of heads = {heads}, got {dim}")
+        self.heads = heads
         near = sr.recipes.longformer(window)
         self.local = (near | sr.Keys(GLOBAL)) - sr.Rows(GLOBAL)
         for name in ("query", "key", "value"):
             self.add_module(name, nn.Linear(dim, dim))
             self.add_module(f"{name}_global", nn.Linear(dim, dim))
 
-    def forward(self, x: Tensor, tokens: Tensor, length: Tensor) -> Tensor:
-        """(b, n, dim), which tokens are global (b, n), how many are there (b,) -> (b, n, dim)."""
+    def forward(
+        self, x: Tensor, tokens: Tensor | None = None, length: Tensor | None = None
+    ) -> Tensor:
+        """(b, n, dim) -> (b, n, dim).
+
+        Parameters
+        ----------
+        x : (b, n, dim) tensor
+        tokens : (b, n) bool tensor, optional
+            Which are global; default none.
+        length : (b,) int64 tensor, optional
+            How many tokens there are in each row, default n; those behind answer 0.
+        """
+        b, n = x.shape[:2]
+        if tokens is None:
+            tokens = torch.zeros(b, n, dtype=torch.bool, device=x.device)
+        if length is None:
+            length = torch.full((b,), n, device=x.device)
+        if tokens.shape != (b, n) or length.shape != (b,):
+            got = f"{tuple(tokens.shape)} and {tuple(length.shape)}"
+            raise ValueError(f"tokens and length must have shapes ({b}, {n}), ({b},), got {got}")
 
         def attended(kind: str, pattern: sr.Pattern) -> Tensor:
             q, k, v = (
-                heads(getattr(self, name + kind)(x), self.number)
+                of_heads(getattr(self, name + kind)(x), self.heads)
                 for name in ("query", "key", "value")
             )
             return sparse_attention(q, k, v, pattern, key_length=length, tokens=tokens)

@@ -90,8 +90,11 @@ class SparseTransformer(SparseStack):
         """
         if self.classes is not None:
             raise ValueError(f"classes must be None to generate, got {self.classes}")
-        if prompt.shape[1] < 1:
-            raise ValueError("prompt must have at least one token, got none")
+        if prompt.dim() != 2 or prompt.shape[1] < 1:
+            got = tuple(prompt.shape)
+            raise ValueError(f"prompt must have shape (b, n) with at least one token, got {got}")
+        if count < 0 or temperature < 0:
+            raise ValueError(f"count and temperature must be >= 0, got {count} and {temperature}")
         caches: list[KeyValueCache] = self.cache(len(prompt), prompt.shape[1] + count)
         said = [prompt]
         for _ in range(count):

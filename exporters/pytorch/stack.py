@@ -132,6 +132,9 @@ class SparseStack(nn.Module):
         self, tokens: Tensor, documents: Tensor | None, caches: Sequence[KeyValueCache] | None
     ) -> Tensor:
         """(b, n) int64 -> (b, n, dim): what a token is, and where it is."""
+        if tokens.dim() != 2 or tokens.is_floating_point():
+            got = f"{tokens.dtype} {tuple(tokens.shape)}"
+            raise ValueError(f"tokens must be an int64 tensor (b, n), got {got}")
         values: Tensor = self.value(tokens)
         if not self.shape:
             return values

@@ -11,9 +11,9 @@ from torch.nn import functional as F  # noqa: N812
 import sparse_ref as sr
 
 from . import by_blocks
+from .attention import attend
 from .given import Options
-from .op import sparse_attention, spelled
-from .seen import seen
+from .seen import Views, seen
 
 Choose = Callable[[str, nn.MultiheadAttention], sr.Pattern | None]
 
@@ -41,7 +41,7 @@ def swap_attention(model: nn.Module, pattern: sr.Pattern | Choose) -> nn.Module:
     Raises
     ------
     ValueError
-        If an attention has bias_k, bias_v or add_zero_attn.
+        If there is none in the model, or one has bias_k, bias_v or add_zero_attn.
 
     Examples
     --------
@@ -52,6 +52,10 @@ def swap_attention(model: nn.Module, pattern: sr.Pattern | Choose) -> nn.Module:
     """
     found = {name: one for name, one in model.named_modules(remove_duplicate=False)
              if isinstance(one, nn.MultiheadAttention)}  # fmt: skip
+    if not found:
+        raise ValueError(f"model must hold an nn.MultiheadAttention, got {type(model).__name__}")
+    if not callable(pattern):
+        raise TypeError(f"pattern must be a Pattern or a callable, got {type(pattern).__name__}")
     made: dict[nn.Module, nn.Module] = {}
     for name, old in found.items():
         chosen = pattern if isinstance(pattern, sr.Pattern) else pattern(name, old)
@@ -75,13 +79,21 @@ class PatternAttention(nn.MultiheadAttention):
         nn.Module.__init__(self)
         if old.bias_k is not None or old.bias_v is not None or old.add_zero_attn:
             raise ValueError("attention must have no bias_k, bias_v or add_zero_attn")
-        spelled(pattern)  # refuse at once what the operator cannot take
         self.__dict__.update({
             name: value.copy() if isinstance(value, dict) else value
             for name, value in old.__dict__.items()
         })  # fmt: skip
         self.pattern, self.joint = pattern, old.in_proj_weight is not None
         self._qkv_same_embed_dim = False  # or torch's layers go round `forward`: their fast path
+
+    @property
+    def pattern(self) -> sr.Pattern:
+        """Which keys each query sees; another may be put in its place."""
+        return self.views[0].pattern
+
+    @pattern.setter
+    def pattern(self, pattern: sr.Pattern) -> None:
+        self.views = Views.of(pattern), Views.of(pattern & sr.Causal())
 
     def forward(
         self,
@@ -105,19 +117,19 @@ class PatternAttention(nn.MultiheadAttention):
         elif not self.batch_first:
             tensors = [x.transpose(0, 1) for x in tensors]
         q, k, v = (self._heads(x) for x in self._projected(*tensors))
-        pattern = self.pattern & sr.Causal() if is_causal else self.pattern
+        views = self.views[1 if is_causal else 0]
         mask = None if key_padding_mask is None else _present(key_padding_mask)
-        seen_pattern, options = seen(pattern, k, None, mask)
-        if q.shape[2] != k.shape[2] and pattern != sr.Full():
-            options["q_start"] = torch.zeros(len(q), dtype=torch.int64, device=q.device)
+        pattern, options = seen(views, k, None, mask)
+        options |= views.from_first(q, k)
         if self.training and self.dropout:
             others = (options.get(x) for x in ("q_start", "key_start", "key_length", "tokens"))
-            given = Options.of(seen_pattern, q.shape[-1] ** -0.5, 0.0, None, *others, None)
-            out, _ = by_blocks.forward(q, k, v, given, dropout=self.dropout)
+            given = Options.of(pattern, q.shape[-1] ** -0.5, 0.0, None, *others, None)
+            with torch.autocast(q.device.type, enabled=False):  # it has types of its own
+                out, _ = by_blocks.forward(q, k, v, given, dropout=self.dropout)
         else:
-            out = sparse_attention(q, k, v, seen_pattern, **options)
+            out = attend(q, k, v, pattern, {}, **options)
         result: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
-        weights = self._weights(q, k, pattern, mask) if need_weights else None
+        weights = self._weights(q, k, views, mask) if need_weights else None
         if weights is not None and average_attn_weights:
             weights = weights.mean(1)
         if not batched:
@@ -139,11 +151,9 @@ class PatternAttention(nn.MultiheadAttention):
     def _heads(self, x: Tensor) -> Tensor:
         return x.reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
 
-    def _weights(self, q: Tensor, k: Tensor, pattern: sr.Pattern, mask: Tensor | None) -> Tensor:
+    def _weights(self, q: Tensor, k: Tensor, views: Views, mask: Tensor | None) -> Tensor:
         """(b, h, m, n), dense."""
-        start = 0 if q.shape[2] != k.shape[2] and pattern != sr.Full() else None
-        seen_pairs = pattern.mask(q.shape[2], k.shape[2], heads=self.num_heads, q_start=start)
-        keep = torch.from_numpy(seen_pairs).to(q.device)[None]
+        keep = _dense(views.pattern, self.num_heads, q.shape[2], k.shape[2]).to(q.device)
         if mask is not None:
             keep = keep & mask[:, None, None]
         scores = (q * q.shape[-1] ** -0.5) @ k.mT
@@ -152,6 +162,12 @@ class PatternAttention(nn.MultiheadAttention):
 
     def extra_repr(self) -> str:
         return f"heads={self.num_heads}, pattern={self.pattern!r}"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _dense(pattern: sr.Pattern, heads: int, m: int, n: int) -> Tensor:
+    """The mask (1, h, m, n) of queries that stand at the first keys."""
+    return torch.from_numpy(pattern.mask(m, n, heads=heads, q_start=0))[None]
 
 
 def _present(padding: Tensor) -> Tensor:

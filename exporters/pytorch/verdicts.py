@@ -1,24 +1,32 @@
 """What a BlockMask says of each block of a pattern: nothing in it is seen, something, or all.
 
-Intervals settle most blocks (`cover`). Of those they leave open one of each kind is looked at: its
-first row and first column settle it if they show a pair that is seen and one that is not; what is
-open then is evaluated, pair by pair.
+Intervals settle most blocks (`cover`). Of those they leave open, the ones that depend on a list of
+pairs alone are settled by counting it; of the others one of each kind is looked at: its first row
+and first column settle it if they show a pair that is seen and one that is not; what is open then
+is evaluated, pair by pair. A pattern of blocks is asked for its blocks.
 """
 
 from __future__ import annotations
+
+import operator
+from functools import partial, reduce
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import sparse_ref as sr
 from sparse_ref._arrays import Bools, Ints
-from sparse_ref.layouts.kinds import kinds
-from sparse_ref.patterns import Frame, Or
+from sparse_ref.layouts.kinds import kinds, residues
+from sparse_ref.patterns import And, Frame, Not, Or
 from sparse_ref.patterns.descent import Cover, cover, evaluate
+from sparse_ref.patterns.spans import Tri
 
 NONE, SOME, ALL = 0, 1, 2
 LOOKS = 1 << 26  # pairs that may be looked at: then blocks that are open count as SOME
 CHUNK = 1 << 21  # pairs looked at in one go
+MANY = 1 << 20  # blocks: with more of them lists of pairs narrow down where to look
+UNKNOWN = Tri(np.False_, np.True_)
 
 
 def verdicts(pattern: sr.Pattern, frame: Frame, size: tuple[int, int]) -> NDArray[np.int8]:
@@ -29,13 +37,27 @@ def verdicts(pattern: sr.Pattern, frame: Frame, size: tuple[int, int]) -> NDArra
     found = np.zeros((-(-len(frame.q) // size[0]), -(-len(frame.k) // size[1])), dtype=np.int8)
     if pattern.explicit and found.size:
         return _counted(pattern, frame, size, found)
-    blocks = cover(pattern, frame.q, frame.k, size)
-    whole = (blocks.row + 1) * size[0] <= len(frame.q)
-    whole &= (blocks.column + 1) * size[1] <= len(frame.k)
+    end = _whole(frame, size)
+    if isinstance(pattern, sr.Blocked) and found.size:
+        side, start = pattern.block_size, int(frame.q[0])
+        if not (start % side or size[0] % side or size[1] % side):
+            q = np.arange(start // side, -(-(start + len(frame.q)) // side))
+            coarse = Frame(q, np.arange(-(-len(frame.k) // side)))
+            found = verdicts(pattern.pattern, coarse, (size[0] // side, size[1] // side))
+            found[end[0] :][found[end[0] :] == ALL] = SOME
+            found[:, end[1] :][found[:, end[1] :] == ALL] = SOME
+            return found
+    lists = _has_list(pattern)
+    asked = partial(_loosely, pattern) if lists and found.size <= MANY else pattern
+    blocks = cover(asked, frame.q, frame.k, size)
+    whole = (blocks.row < end[0]) & (blocks.column < end[1])
     found[blocks.row, blocks.column] = np.where(blocks.full & whole, ALL, SOME)
-    open_, complete = _part(blocks, ~blocks.full), whole[~blocks.full]
-    first, kind = _alike(pattern, frame, size, open_, complete)
-    one, complete = _part(open_, first), complete[first]
+    open_, whole = _part(blocks, ~blocks.full), whole[~blocks.full]
+    if lists:
+        left = _listed(pattern, frame, size, open_, found)
+        open_, whole = _part(open_, left), whole[left]
+    first, kind = _alike(pattern, frame, size, open_, whole)
+    one, complete = _part(open_, first), whole[first]
     if len(first) * sum(size) > LOOKS:
         return found
     some, every = _edges(pattern, frame, size, one)
@@ -51,6 +73,43 @@ def verdicts(pattern: sr.Pattern, frame: Frame, size: tuple[int, int]) -> NDArra
         state[rest] = np.where(number == size[0] * size[1], ALL, number > 0)
     found[open_.row, open_.column] = state[kind]
     return found
+
+
+def _whole(frame: Frame, size: tuple[int, int]) -> tuple[int, int]:
+    """How many rows and columns of blocks are not cut off by an end."""
+    return len(frame.q) // size[0], len(frame.k) // size[1]
+
+
+def _has_list(pattern: sr.Pattern) -> bool:
+    return pattern.explicit or any(map(_has_list, pattern.children))
+
+
+def _loosely(pattern: sr.Pattern, q: Any, k: Any) -> Any:
+    """The pattern on intervals, with lists of pairs left open: counting in them costs more."""
+    if isinstance(pattern, (And, Or)):
+        joined = operator.and_ if isinstance(pattern, And) else operator.or_
+        return reduce(joined, (_loosely(one, q, k) for one in pattern.patterns))
+    if isinstance(pattern, Not):
+        return ~_loosely(pattern.pattern, q, k)
+    return UNKNOWN if pattern.explicit else pattern(q, k)
+
+
+def _listed(
+    pattern: sr.Pattern, frame: Frame, size: tuple[int, int], blocks: Cover, found: Any
+) -> Ints:
+    """Settle the blocks on which only a list of pairs is open; those that are left."""
+    start, known = int(frame.q[0]) if len(frame.q) else 0, {}
+    left = [np.zeros(0, np.int64)]
+    at_q, at_k = start + blocks.row * size[0], blocks.column * size[1]
+    for at, (rest,) in residues(pattern, at_q, at_k, size):
+        if not rest.explicit:
+            left.append(at)
+            continue
+        if rest not in known:
+            known[rest] = verdicts(rest, frame, size)
+        row, column = blocks.row[at], blocks.column[at]
+        found[row, column] = known[rest][row, column]
+    return np.concatenate(left)
 
 
 def _alike(
@@ -69,7 +128,7 @@ def _counted(
 ) -> NDArray[np.int8]:
     """From a list of pairs: how many are in each block."""
     start, columns = int(frame.q[0]), found.shape[1]
-    step = max(1, 2**16 // size[0])
+    step = max(1, min(len(found), 2**16 // size[0]))
     for first in range(0, len(found), step):
         stop = min((first + step) * size[0], len(frame.q))
         rows = pattern.rows(start + first * size[0], start + stop, len(frame.k))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import onnxscript  # noqa: F401  torch.onnx needs it: better missed now than after the training
-import torch
 from torch import Tensor, nn
 
 import exporters
@@ -48,8 +47,7 @@ def finished(
         trained = run(arguments, arguments.out / CHECKPOINT)
         seconds = time.perf_counter() - started
         path = arguments.out / f"{arguments.task}.onnx"
-        twice = tuple(torch.cat([one, one]) for one in trained.example)  # a batch of 1 stays 1
-        model = exporters.to_onnx(trained.model, twice)
+        model = exporters.to_onnx(trained.model, trained.example)
         write_atomically(path, model.SerializeToString(deterministic=True))
         report = validated(path, trained)
         found = {

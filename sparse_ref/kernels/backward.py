@@ -62,9 +62,10 @@ def attention_vjp(
     forward : Attention, optional
         What `sparse_ref.kernels.attention` returned for the same arguments, which then is not
         computed again. The same gradients, to the bit, where `out` was not rounded to float16 or
-        bfloat16 and there are no few queries of a long cache (`decode`); else within the same
-        `error_bound_vjp`, whose D = dout . out may be that of a rounded out. That `forward` is of
-        these arguments is taken on trust, but for shapes and types.
+        bfloat16, there are no few queries of a long cache (`decode`), and the pattern is no
+        selection; else within the same `error_bound_vjp`, whose D = dout . out may be that of a
+        rounded out. That `forward` is of these arguments is taken on trust, but for shapes and
+        types.
 
     Returns
     -------

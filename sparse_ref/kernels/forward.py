@@ -124,6 +124,8 @@ def into(
             if room:
                 run(copies.collect, x, layout, slots, near, work=room * sizes)
             run(tiles.attend, x, layout, how, slots, finite, near, writes, work=work)
+        elif part.kernel in select_layouts.KERNELS:
+            run(select_layouts.KERNELS[part.kernel], x, part.layout, how, slots, work=work)
         else:
             run(rows.attend, x, part.layout, how, slots, writes, work=work)
 
@@ -159,7 +161,7 @@ def launches(
         found, start = _run(frame), int(frame.q[0]) if m else n
         if found is not None and select_layouts.listable(given, batch):
             slots = _slots([(batch, *found)], np.arange(n), start)
-            for part in select_layouts.parts(given, batch, found[1], kind, room):
+            for part in select_layouts.parts(given, batch, found[1], kind, room, together=few):
                 yield Launch(part, slots, begins=True)
             continue
         if found is None or not isinstance(given.pattern, Pattern):

@@ -1,31 +1,34 @@
-"""Selections as the kernels read them: block lists become tiles where neighbours agree, else rows.
+"""Selections as the kernels read them: lists of blocks, or tiles where neighbours agree, or rows.
 
 Block by block it is settled what a query sees of it (all, nothing, or that has to be asked key by
-key), so that nothing as large as the pairs is made but the layout itself.
+key), so that nothing as large as the pairs is made, but for rows.
 """
 
 # mypy: allow-untyped-defs, allow-untyped-calls
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_ref._arrays import Bools, Ints
+from sparse_ref._arrays import Bools
 from sparse_ref.heads import Problem
 from sparse_ref.layouts import to_blocks
 from sparse_ref.patterns import Pattern
 from sparse_ref.patterns.spans import Span
 from sparse_ref.selection import Selection
 
+from . import by_blocks, shared
 from ._jit import kernel
 from .costs import Work, row_counts, seconds
 from .orders import BLOCK
 from .plans import Part
 from .room import PAIR_BYTES, Room
 from .rows import Layout as RowLayout
+from .shared import FULL, SOME
+from .shared import Layout as Listed
 from .threads import run
 from .tile_layouts import Layout, laid
 from .vectors import claim, lanes_of
@@ -33,18 +36,7 @@ from .vectors import claim, lanes_of
 ASKED = 2**20  # pairs looked at together
 TILES = 2**15  # distinct ones that are kept
 TASK = 64  # rows claimed together
-FULL, SOME = 1, 2
-
-
-class Listed(NamedTuple):
-    """The blocks of keys that each query of one list sees."""
-
-    blocks: NDArray[np.int32]  # (m, k), -1 padded
-    size: int  # keys of a block
-    seen: NDArray[np.uint8]  # (m, k): 0 nothing of it, FULL or SOME
-    masks: Bools  # (some, size): what is seen of each block of which SOME is
-    number: Ints  # (m,): how many such blocks earlier rows have
-    indptr: Ints  # (m + 1,): keys seen
+KERNELS = {"shared": shared.attend, "by blocks": by_blocks.attend}  # that read lists
 
 
 def listable(given: Problem, batch: int) -> bool:
@@ -52,31 +44,60 @@ def listable(given: Problem, batch: int) -> bool:
     chosen = given.pattern
     if not isinstance(chosen, Selection) or (chosen.always is not None and not chosen.counted):
         return False
-    return chosen.query_block == 1 and chosen.visible.for_batch(batch).heads == 1
+    if chosen.query_block > 1 and chosen.key_block == 1:  # a long row would be listed many times
+        return False
+    return chosen.visible.for_batch(batch).heads == 1
 
 
 def parts(
-    given: Problem, batch: int, count: int, kind: np.dtype[Any], room: Room
+    given: Problem, batch: int, count: int, kind: np.dtype[Any], room: Room, *, together: bool
 ) -> Iterator[Part]:
-    """A part for every list of a batch row, over `count` keys."""
+    """A part for every list of a batch row, over `count` keys.
+
+    `together`: heads that share a list may be computed in one, which has no gradients.
+    """
     chosen: Any = given.pattern
     (h, m, d), visible = given.q.shape[1:], chosen.visible.for_batch(batch).at(0)
     start = int(given.frames[batch].q[0]) if m else 0
     each = h // chosen.indices.shape[1]
+    near = min(each, h // given.k.shape[1])  # heads that share a list and a key/value head
     for i, table in enumerate(chosen.indices[min(batch, len(chosen.indices) - 1)]):
         heads = tuple(range(i * each, (i + 1) * each))
-        mine = listed(table, chosen.key_block, visible, start, count)
-        pairs = int(mine.indptr[-1])
-        tiles = in_tiles(mine, visible, start, count, heads, d, kind)
-        if tiles is None:
+        each_query = table[np.arange(m) // chosen.query_block] if chosen.query_block > 1 else table
+        mine = listed(each_query, chosen.key_block, visible, start, count, heads)
+        ways = costs(mine, count, d, near if together else 0, kind.itemsize)
+        name, pairs = min(ways, key=lambda way: ways[way]), int(mine.indptr[-1])
+        layout: Any = in_tiles(mine, visible, start, count, ways[name], d, kind)
+        if layout is not None:
+            name = "tiles"
+        elif name == "rows":
             room.take(PAIR_BYTES * pairs)
-            layout: Any = in_rows(mine, heads)
-            yield Part("rows", heads, "a selection", layout, pairs * each)
+            layout = in_rows(mine)
         else:
-            yield Part("tiles", heads, "a selection", tiles, pairs * each)
+            layout = mine
+            room.take(sum(x.nbytes for x in mine if isinstance(x, np.ndarray)))
+        yield Part(name, heads, "a selection", layout, pairs * each)
 
 
-def listed(table: NDArray[np.int32], size: int, visible: Pattern, start: int, n: int) -> Listed:
+def costs(mine: Listed, n: int, d: int, near: int, itemsize: int) -> dict[str, float]:
+    """Seconds of one head by rows, or with `near` heads together: a query or a block at a time."""
+    m, pairs, lanes = len(mine.blocks), float(mine.indptr[-1]), lanes_of(8 * itemsize)
+    counts = {"rows": row_counts(pairs, m, d)}
+    if near:
+        counts["shared"] = shared.work_of(pairs, m, near, lanes).counts(d)
+    if near and mine.size > 1:
+        counts["by blocks"] = by_blocks.work_of(mine, near, n, lanes).counts(d)
+    return {name: seconds(one, itemsize) for name, one in counts.items()}
+
+
+def listed(
+    table: NDArray[np.int32],
+    size: int,
+    visible: Pattern,
+    start: int,
+    n: int,
+    heads: tuple[int, ...],
+) -> Listed:
     """What each query sees of the blocks it has in `table`."""
     m, k = table.shape
     seen, masks = np.zeros((m, k), dtype=np.uint8), [np.zeros((0, size), dtype=bool)]
@@ -102,17 +123,18 @@ def listed(table: NDArray[np.int32], size: int, visible: Pattern, start: int, n:
             masks.append(mask)
             np.add.at(counts, first + row[part], mask.sum(axis=1))
     before = np.append(0, np.cumsum((seen == SOME).sum(axis=1)))[:-1]
-    return Listed(table, size, seen, np.concatenate(masks), before, np.append(0, np.cumsum(counts)))
+    indptr = np.append(0, np.cumsum(counts))
+    return Listed(table, size, seen, np.concatenate(masks), before, indptr, np.array(heads))
 
 
-def in_rows(mine: Listed, heads: tuple[int, ...]) -> RowLayout:
+def in_rows(mine: Listed) -> RowLayout:
     """Key by key, as the row kernel reads them."""
-    pairs, none = int(mine.indptr[-1]), np.zeros(len(heads), dtype=np.int64)
+    pairs, none = int(mine.indptr[-1]), np.zeros_like(mine.heads)
     indices = np.empty(pairs, dtype=np.int32)
     longest = int(np.diff(mine.indptr).max(initial=0))
     run(write_keys, mine, indices, work=4.0 * pairs)
     times = np.ones(pairs, dtype=np.int32)
-    return RowLayout(mine.indptr[None], indices, times, np.array(heads), none, longest)
+    return RowLayout(mine.indptr[None], indices, times, mine.heads, none, longest)
 
 
 @kernel
@@ -140,21 +162,23 @@ def write_keys(worker, counters, mine, indices):
 
 
 def in_tiles(
-    mine: Listed, visible: Pattern, start: int, n: int, heads: tuple[int, ...], d: int, kind: Any
+    mine: Listed, visible: Pattern, start: int, n: int, longest: float, d: int, kind: Any
 ) -> Layout | None:
-    """Block by block, as the tile kernel reads them, if that is quicker: where queries agree."""
+    """Block by block, as the tile kernel reads them, if that takes less than `longest` seconds.
+
+    It does where queries agree.
+    """
     (m, _), wide, itemsize = mine.blocks.shape, mine.size // BLOCK, np.dtype(kind).itemsize
     if mine.size % BLOCK or not m or not mine.indptr[-1]:
         return None
-    lanes, columns = lanes_of(8 * itemsize), -(-n // BLOCK)
+    lanes, columns = lanes_of(8 * itemsize), -(-n // mine.size) * wide
     t, i = np.nonzero(mine.seen)
     code = t // BLOCK * columns + mine.blocks[t, i].astype(np.int64) * wide
     order = np.argsort(code, kind="stable")
     at, first = np.unique(code[order], return_index=True)
     area = float(len(at) * wide * BLOCK * BLOCK)
     work = Work(area, area, len(at) * wide * BLOCK / lanes, len(at) * wide, 0, m)
-    rows = row_counts(float(mine.indptr[-1]), m, d)
-    if seconds(work.counts(d), itemsize) >= seconds(rows, itemsize):
+    if seconds(work.counts(d), itemsize) >= longest:
         return None
     queries = np.bitwise_or.reduceat(np.uint64(1) << (t % BLOCK).astype(np.uint64)[order], first)
     code, queries = (at[:, None] + np.arange(wide)).ravel(), np.repeat(queries, wide)
@@ -176,4 +200,5 @@ def in_tiles(
     indptr = np.append(0, np.cumsum(per_row))[None]
     none = np.zeros(0, dtype=np.int64)
     indices = (code % columns).astype(np.int32)
+    heads = tuple(mine.heads.tolist())
     return laid(indptr, indices, number, masks, heads, lanes, none, none)

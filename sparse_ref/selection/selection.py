@@ -64,7 +64,7 @@ class Selection:
     always: Pattern | None = None
     counted: bool = False
     visible: Pattern = Causal()  # noqa: RUF009 - a value, like a number
-    _lists: dict[tuple[int, int], Relation] = field(default_factory=dict, repr=False)
+    _lists: dict[tuple[int, int], Relation] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         table = _sorted(integers("indices", self.indices, ndim=4))
@@ -146,7 +146,6 @@ class Selection:
             indices=self.indices[one : one + 1],
             visible=self.visible.for_batch(batch),
             always=None if self.always is None else self.always.for_batch(batch),
-            _lists={},
         )
 
     def least_keys(self, q_len: int) -> int:

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from exporters.pytorch import (  # noqa: E402
     KeyValueCache,
+    SparseAttention,
     SparseEncoderDecoder,
     SparseTransformer,
     SparseTransformerBlock,
@@ -346,24 +347,49 @@ def test_models_reach_onnx_with_any_batch(kind):
         np.testing.assert_allclose(got, model(*given).detach().numpy(), rtol=1e-4, atol=2e-5)
 
 
-def test_any_key_mask_reaches_onnx():
-    pytest.importorskip("onnxscript")
+def in_ort(file, **inputs):
     onnxruntime = pytest.importorskip("onnxruntime")
-    from exporters.pytorch import SparseAttention
+    session = onnxruntime.InferenceSession(file.SerializeToString())
+    (out,) = session.run(None, {name: x.numpy() for name, x in inputs.items()})
+    return out
 
-    class Masked(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = SparseAttention(12, 3, LOCAL)
 
-        def forward(self, x, key_mask):
-            return self.attention(x, key_mask=key_mask)
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("n", [1, N])
+def test_an_example_of_one_row_or_one_token_leaves_the_batch_free(n, batch):
+    """torch.export takes every axis of 1 to be fixed."""
+    pytest.importorskip("onnxscript")
+    model, x = SparseAttention(12, 3, LOCAL).eval(), torch.randn(5, n, 12)
+    length = torch.tensor([n, 0, 1, n, n // 2])
+    file = module_to_onnx(model, (x[:batch],), kwargs={"key_length": length[:batch]})
+    for rows in (slice(1), slice(1, 3), slice(None)):
+        got = in_ort(file, x=x[rows], key_length=length[rows])
+        want = model(x[rows], key_length=length[rows]).detach().numpy()
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
-    model, x, mask = Masked().eval(), torch.randn(3, N, 12), torch.rand(3, N) < 0.6
-    exported = module_to_onnx(model, (x[:2], mask[:2]), block_size=4)
-    session = onnxruntime.InferenceSession(exported.SerializeToString())
-    (got,) = session.run(None, {"x": x.numpy(), "key_mask": mask.numpy()})
-    np.testing.assert_allclose(got, model(x, mask).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+def test_any_key_mask_reaches_onnx_at_any_batch_and_length():
+    pytest.importorskip("onnxscript")
+    model = SparseAttention(12, 3, LOCAL).eval()
+    given = {"key_mask": torch.rand(2, N) < 0.6}
+    free = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
+    file = module_to_onnx(model, (torch.randn(2, N, 12),), kwargs=given, dynamic_shapes=(free,) * 2)
+    for batch, n in ((2, N), (1, 1), (3, 29)):
+        x, mask = torch.randn(batch, n, 12), torch.rand(batch, n) < 0.6
+        for keep in (mask, mask | True, torch.arange(n) >= mask.sum(1, keepdim=True)):
+            got, want = in_ort(file, x=x, key_mask=keep), model(x, key_mask=keep)
+            np.testing.assert_allclose(got, want.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_examples_that_say_nothing_of_the_batch_are_refused():
+    model, x = SparseAttention(12, 3, LOCAL), torch.zeros(2, 5, 12)
+    for given, got in (((x, x[:1]), r"\[1, 2\]"), ((x[:0],), r"\[0\]"), ((), "none")):
+        with pytest.raises(ValueError, match=f"example_inputs must share a first axis .* {got}"):
+            module_to_onnx(model, given)
+    with pytest.raises(
+        ValueError, match="must have 2 or more along a free axis, got 1 on axis 1 of input 0"
+    ):
+        module_to_onnx(model, (x[:, :1],), dynamic_shapes=({1: torch.export.Dim.AUTO},))
 
 
 def test_what_cannot_be_is_refused_in_a_sentence():
@@ -375,8 +401,16 @@ def test_what_cannot_be_is_refused_in_a_sentence():
         language_model(feed_dim=0)
     with pytest.raises(ValueError, match="tokens must be at most 15, got 16"):
         language_model()(tokens(1, 16))
-    with pytest.raises(ValueError, match="prompt must have at least one token, got none"):
+    with pytest.raises(ValueError, match=r"prompt must have shape .* one token, got \(1, 0\)"):
         language_model().generate(tokens(1, 0), 1)
+    for wrong in (tokens(3), tokens(1, 3).float()):
+        with pytest.raises(ValueError, match=r"tokens must be an int64 tensor \(b, n\), got torch"):
+            language_model()(wrong)
+    for asked in ({"count": -1}, {"count": 1, "temperature": -0.5}):
+        with pytest.raises(ValueError, match="count and temperature must be >= 0, got"):
+            language_model().generate(tokens(1, 1), **asked)
+    with pytest.raises(TypeError, match="patterns must be a sequence of patterns, got Causal"):
+        language_model(patterns=sr.Causal())
     classifier = SparseTransformer(7, 4, (N,), [LOCAL], blocks=1, dim=12, heads=3)
     with pytest.raises(ValueError, match="classes must be None to generate, got 4"):
         classifier.generate(tokens(1, 1), 1)

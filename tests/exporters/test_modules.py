@@ -94,6 +94,64 @@ def test_any_other_mask_is_exact_too():
     same(attention(x, key_mask=mask), by_oracle(attention, x, kv_positions=positions, q_start=0))
 
 
+MASKS = {
+    "all": torch.ones(B, N, dtype=torch.bool),
+    "padding in front": torch.arange(N) >= torch.tensor([[2], [5]]),
+    "padding behind": torch.arange(N) < torch.tensor([[2], [5]]),
+    "holes": torch.arange(N) % torch.tensor([[2], [3]]) != 1,
+    "none": torch.zeros(B, N, dtype=torch.bool),
+}
+compiled = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+
+
+@compiled
+def test_a_compiled_module_with_any_mask_is_the_oracle():
+    """One graph for all of them: no mask is looked at."""
+    torch._dynamo.reset()
+    attention, x = layer(ABSOLUTE, sinks=True), drawn()
+    run = torch.compile(lambda x, mask: attention(x, key_mask=mask), fullgraph=True,
+                        backend="aot_eager")  # fmt: skip
+    for pattern in (ABSOLUTE, sr.Full()):  # the second put in its place afterwards
+        attention.pattern = pattern
+        for name, mask in MASKS.items():
+            positions = np.where(mask, np.arange(N), -1)
+            want = by_oracle(
+                attention, x, kv_positions=positions, q_start=0, sink_logits=np.zeros(HEADS)
+            )
+            same(run(x, mask), want, err_msg=name)
+            same(attention(x, key_mask=mask), want, err_msg=name)
+
+
+@compiled
+def test_a_compiled_cross_attention_with_a_mask_and_its_gradients():
+    torch._dynamo.reset()
+    attention, x, memory = layer(ABSOLUTE), drawn(), drawn(M)
+    mask, grads = MASKS["holes"][:, :M], []
+    for run in (attention, torch.compile(attention, fullgraph=True, backend="aot_eager")):
+        attention.zero_grad()
+        y = run(x, memory, key_mask=mask)
+        y.square().sum().backward()
+        grads.append([y, *(one.grad.clone() for one in attention.parameters())])
+    for eager, traced in zip(*grads, strict=True):
+        same(traced, eager.detach().numpy(), atol=1e-12)
+
+
+@compiled
+def test_documents_and_caches_run_in_a_compiled_module_too():
+    """In graphs that break, as their numbers have to be looked at."""
+    torch._dynamo.reset()
+    attention, x = layer(ABSOLUTE), drawn()
+    run = torch.compile(attention, backend="aot_eager")
+    cache = KeyValueCache(B, KV, N, 3, dtype=torch.float64)
+    with torch.no_grad():
+        for ids in ([0] * 4 + [1] * 7, [3] * 8 + [-1] * 3):
+            documents = torch.tensor(ids)
+            want = attention(x, documents=documents).numpy()
+            same(run(x, documents=documents), want)
+        got = torch.cat([run(step, cache=cache) for step in x.split([6, 1, 4], dim=1)], dim=1)
+    same(got, attention(x).detach().numpy())
+
+
 @pytest.mark.parametrize("pattern", [CAUSAL, ABSOLUTE], ids=["window", "fixed"])
 def test_packed_documents_are_as_if_each_were_alone(pattern):
     attention, x = layer(pattern, rotary=Rotary(3 + 1), head_dim=4), drawn()
@@ -262,6 +320,19 @@ def test_global_tokens_of_longformer_have_projections_of_their_own():
     assert attention.query_global.weight.grad.abs().sum() > 0
 
 
+def test_longformers_attention_without_global_tokens_is_a_window():
+    attention, x = LongformerAttention(DIM, HEADS, 4).double(), drawn()
+    q, k, v = (
+        getattr(attention, name)(x).unflatten(-1, (HEADS, -1)).transpose(1, 2).detach().numpy()
+        for name in ("query", "key", "value")
+    )
+    lengths = np.array([5, N])
+    want = sr.attention(q, k, v, sr.recipes.longformer(4), kv_lengths=lengths).out
+    want = want.swapaxes(1, 2).reshape(B, N, DIM) * (np.arange(N) < lengths[:, None])[..., None]
+    same(attention(x, length=torch.from_numpy(lengths)), want)
+    same(attention(x)[1], want[1])
+
+
 def test_a_map_is_the_probabilities_that_made_the_output():
     attention, x = layer(sinks=True, alibi=False), drawn()
     torch.nn.init.normal_(attention.sinks)
@@ -281,7 +352,9 @@ def test_what_cannot_be_is_refused_in_a_sentence():
     length = torch.tensor([1, 2])
     with pytest.raises(ValueError, match="head_dim must be >= 1, got 0"):
         layer(head_dim=0)
-    with pytest.raises(ValueError, match=r"key_length must have shape \(2,\), got \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"key_length must be an int64 tensor \(2,\), got .* \(3,\)"
+    ):
         attention(x, key_length=torch.tensor([1, 2, 3]))
     with pytest.raises(
         ValueError, match=r"key_mask must be a bool tensor \(2, 11\), got torch.int64"
@@ -297,6 +370,27 @@ def test_what_cannot_be_is_refused_in_a_sentence():
         layer(alibi=True)(x, x)
     with pytest.raises(ValueError, match="head_dim must be even"):
         Rotary(3)
+    for wrong in (x[0], x[..., :5], x.long()):
+        with pytest.raises(ValueError, match=r"x must be a float tensor \(b, m, 12\), got torch"):
+            attention(wrong)
+    with pytest.raises(ValueError, match=r"memory must be a float tensor \(b, n, 12\), got torch"):
+        attention(x, x[..., :3])
+    with pytest.raises(
+        ValueError, match=r"key_length must be an int64 tensor \(2,\), got .*float32"
+    ):
+        attention(x, key_length=torch.ones(2))
+    for shape in ((10,), (3, 11), (1, 2, 11)):
+        with pytest.raises(
+            ValueError, match=r"documents must be an int64 tensor \(11,\) or \(2, 11\)"
+        ):
+            attention(x, documents=torch.zeros(shape, dtype=torch.int64))
+    for sizes in ((3, KV, N, 3), (B, HEADS, N, 3), (B, KV, N, 5)):
+        with pytest.raises(ValueError, match="keys must have the cache's shape"):
+            attention(x, cache=KeyValueCache(*sizes, dtype=torch.float64))
+    with pytest.raises(ValueError, match="dim must be a positive multiple of heads = 4, got 6"):
+        LongformerAttention(6, 4, 2)
+    with pytest.raises(ValueError, match="tokens and length must have shapes"):
+        LongformerAttention(12, 4, 2).double()(x, torch.ones(1, 11, dtype=torch.bool))
     holes = torch.tensor([[True, False, True]])
     runtime = SparseAttention(4, 2, sr.Keys(sr.Runtime("tokens")))
     with pytest.raises(ValueError, match="key_mask must have all keys in front"):

@@ -122,14 +122,52 @@ def test_weights_are_dropped_in_training_as_often_as_before():
     torch.testing.assert_close(layer.eval()(x, x, x)[0], torch.ones_like(x))
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_swapped_encoder_trains_in_mixed_precision(dropout):
+    model, x = swap_attention(encoder(dropout, batch_first=True), LOCAL), torch.randn(3, 7, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = model(x, src_key_padding_mask=PADDING)
+    y.float().square().mean().backward()
+    assert all(one.grad.isfinite().all() for one in model.parameters())
+    if not dropout:
+        exact = model(x, src_key_padding_mask=PADDING)
+        torch.testing.assert_close(y.float(), exact, rtol=0, atol=0.05)
+
+
 def test_what_the_pattern_cannot_say_is_refused():
     with pytest.raises(ValueError, match="attention must have no bias_k"):
         swap_attention(nn.MultiheadAttention(4, 1, add_bias_kv=True), LOCAL)
+    with pytest.raises(ValueError, match=r"model must hold an .*Attention, got Linear"):
+        swap_attention(nn.Linear(3, 3), LOCAL)
+    with pytest.raises(TypeError, match="pattern must be a Pattern or a callable, got str"):
+        swap_attention(nn.MultiheadAttention(4, 1), "causal")
     layer, x = swap_attention(nn.MultiheadAttention(4, 1), LOCAL), torch.zeros(3, 1, 4)
     with pytest.raises(ValueError, match="attn_mask must be None"):
         layer(x, x, x, attn_mask=torch.zeros(3, 3))
     with pytest.raises(ValueError, match="key_padding_mask must be bool, or hold 0 and -inf only"):
         layer(x, x, x, key_padding_mask=torch.ones(1, 3))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+def test_a_swapped_encoder_compiles_into_one_graph(train):
+    torch._dynamo.reset()
+    model = swap_attention(encoder(batch_first=True).train(train), LOCAL)
+    run, x = torch.compile(model, fullgraph=True, backend="aot_eager"), torch.randn(3, 7, 12)
+    front = torch.arange(7) < torch.tensor([0, 3, 2])[:, None]
+    for given in ({}, {"src_key_padding_mask": front}, {"mask": CAUSAL, "is_causal": True}):
+        torch.testing.assert_close(run(x, **given), model(x, **given))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_bare_attention_gives_its_weights_too():
+    torch._dynamo.reset()
+    layer = swap_attention(nn.MultiheadAttention(12, 3, batch_first=True), LOCAL)
+    run = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for pattern in (LOCAL, sr.Causal()):
+        layer.pattern = pattern
+        q, k = torch.randn(2, 4, 12), torch.randn(2, 7, 12)
+        torch.testing.assert_close(run(q, k, k), layer(q, k, k))
 
 
 def test_maps_are_the_weights_of_every_layer_head_and_batch_row():

@@ -43,6 +43,11 @@ PATTERNS = {
     "deepspeed": R.deepspeed_fixed(352, heads=4, horizontal=False, block_size=16),
     "random keys": sr.Causal() & sr.RandomKeys(8, 0, N),
     "random keys and a window": sr.RandomKeys(2, 0, N) | sr.SlidingWindow(3, 3),
+    "random keys or a window, causal": sr.Causal()
+    & (sr.RandomKeys(2, 0, N) | ~sr.SlidingWindow(40, 9) - sr.Keys(range(150, 331))),
+    "blocks of random keys or a window": sr.Blocked(
+        sr.RandomKeys(1, 0, 42) | sr.SlidingWindow(1, 0), 8
+    ),
     "all but random keys": sr.Causal() - sr.RandomKeys(1, 0, N),
     "permuted": sr.Permuted(sr.SlidingWindow(9, 9), np.random.default_rng(0).permutation(N)),
     "documents": sr.Document(IDS) & sr.Causal(),
@@ -71,6 +76,15 @@ def test_lists_and_predicate_are_create_block_masks_and_the_masks(pattern, sizes
         torch.testing.assert_close(getattr(got, name), getattr(want, name), rtol=0, atol=0)
     assert got.shape == want.shape
     assert got.shape[1] == (1 if pattern.heads == 1 or heads == 1 else heads)
+
+
+@pytest.mark.parametrize("q_len", [N, 75, 77])  # from the first query, and from 256 and 254 on
+def test_a_pattern_of_blocks_knows_which_of_them_an_end_cuts(q_len):
+    pattern = sr.Blocked(sr.RandomKeys(1, 0, 42) | sr.Global([40, 41]), 8)
+    got = to_flex(pattern, q_len, N, block_size=16)
+    want = create_block_mask(got.mask_mod, None, 1, q_len, N, device="cpu", BLOCK_SIZE=16)
+    for name in LISTS:
+        assert torch.equal(getattr(got, name), getattr(want, name))
 
 
 @settings(max_examples=40)
@@ -123,6 +137,16 @@ def test_no_more_pairs_are_looked_at_than_allowed(monkeypatch):
     loose = to_flex(pattern, N, N, block_size=16)
     assert loose.full_kv_num_blocks.sum() == 0
     assert bool((loose.to_dense() >= exact).all())
+
+
+@pytest.mark.parametrize("name", ["random keys or a window, causal", "all but random keys"])
+def test_lists_of_pairs_may_narrow_down_where_to_look(name, monkeypatch):
+    """So they do where there are very many blocks; the answer is the same."""
+    exact = to_flex(PATTERNS[name], N, N, block_size=16)
+    monkeypatch.setattr(verdicts, "MANY", 0)
+    found = to_flex(PATTERNS[name], N, N, block_size=16)
+    for one in LISTS:
+        assert torch.equal(getattr(found, one), getattr(exact, one))
 
 
 def test_a_mask_mod_says_what_it_is():

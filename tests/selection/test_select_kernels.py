@@ -156,12 +156,13 @@ def test_tiles_are_used_where_queries_agree_and_rows_where_they_do_not():
     from sparse_ref.problem import problem
 
     rng = np.random.default_rng(1)
-    q, k = (rng.standard_normal((1, 1, 640, 8)).astype(np.float32) for _ in range(2))
-    same = selection.Selection(np.zeros((1, 1, 640, 1), dtype=int), key_block=64)
+    q, k = (rng.standard_normal((1, 1, 640, 64)).astype(np.float32) for _ in range(2))
+    same = selection.Selection(np.tile(np.arange(8), (1, 1, 640, 1)), key_block=64)
     apart = selection.topk_keys(q, k, count=3)
 
     for chosen, kernel in ((same, "tiles"), (apart, "rows")):
         given_ = problem(q, k, k, chosen)
-        parts = list(select_layouts.parts(given_, 0, 640, np.dtype(np.float32), Room()))
+        room, kind = Room(), np.dtype(np.float32)
+        parts = list(select_layouts.parts(given_, 0, 640, kind, room, together=True))
         assert [part.kernel for part in parts] == [kernel]
         assert parts[0].pairs == chosen.mask(640, 640).sum()
