@@ -388,6 +388,28 @@ def test_products_with_scattered_rows_are_exact_on_small_integers(rows, products
         assert (got[rows * e :] == dtype(np.pi)).all()
 
 
+@numba.njit
+def there_and_back(panel, rows, back, size, factor):
+    vectors.to_lanes(panel, 3, rows, 5, size)
+    vectors.to_rows(back, 7, panel, 3, size, factor, 2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_turned_into_lanes_and_back_are_the_same(dtype):
+    w = vectors.lanes_of(8 * np.dtype(dtype).itemsize)
+    for size in (1, 2, 7, 16, 33, 64, 67):
+        values, factor = np.arange(w * size, dtype=dtype), np.full(w + 2, 2, dtype)
+        rows, back = np.append(np.full(5, -1, dtype), values), np.full(w * size + 9, -1, dtype)
+        panel = np.full(3 + w * size + 1, -1, dtype)
+        factor[2] = 3  # of the first lane
+        there_and_back(panel, rows, back, size, factor)
+        want = values.reshape(w, size)
+
+        np.testing.assert_array_equal(panel, [-1] * 3 + want.T.ravel().tolist() + [-1])
+        times = np.where(np.arange(w) == 0, 3, 2)[:, None]
+        np.testing.assert_array_equal(back, [-1] * 7 + (times * want).ravel().tolist() + [-1] * 2)
+
+
 def test_a_forked_child_may_call_after_its_parent_has():
     if not hasattr(os, "fork"):
         pytest.skip("no fork here")

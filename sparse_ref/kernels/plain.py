@@ -83,6 +83,22 @@ def _scattered(rows):
 
 
 @inner
+def to_lanes(panel, po, rows, ro, size):
+    """A panel: number c of row r, at rows[ro + r size + c], goes to panel[po + c width + r]."""
+    for r in range(LANES):
+        for c in range(size):
+            panel[po + c * LANES + r] = rows[ro + r * size + c]
+
+
+@inner
+def to_rows(rows, ro, panel, po, size, factor, fo):
+    """The same back, lane r times factor[fo + r]."""
+    for r in range(LANES):
+        for c in range(size):
+            rows[ro + r * size + c] = panel[po + c * LANES + r] * factor[fo + r]
+
+
+@inner
 def softmax(s, so, rows, m, l, r, at):  # noqa: E741
     """One step of an online softmax, as `simd.softmax`."""
     lowest = -125.0 if s.itemsize == 4 else -1021.0

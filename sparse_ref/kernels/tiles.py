@@ -24,7 +24,17 @@ from .copies import gather, hide, who
 from .not_finite import all_finite, poison
 from .scratch import scratch, scratch_size
 from .tile_layouts import held, query_of
-from .vectors import add_product, claim, product, select, softcap, softmax, width
+from .vectors import (
+    add_product,
+    claim,
+    product,
+    select,
+    softcap,
+    softmax,
+    to_lanes,
+    to_rows,
+    width,
+)  # fmt: skip
 
 LN2 = 1 / LOG2E
 
@@ -112,10 +122,13 @@ def load_queries(x, layout, how, work, batch, head, first, begins):
 def turn(panels, rows, count, size):
     """Rows as lanes, panel by panel; 0 where there is none."""
     w = width(panels)
+    whole = count // w * w
     if count * size < len(panels):
-        panels[:] = 0
-    for r in range(count):
-        start = r // w * size * w + r % w
+        panels[whole * size :] = 0
+    for r in range(0, whole, w):
+        to_lanes(panels, r * size, rows, r * size, size)
+    for r in range(whole, count):
+        start = whole * size + r % w
         source, target = rows[r * size : (r + 1) * size], panels[start : start + size * w : w]
         for c in range(size):
             target[c] = source[c]
@@ -210,20 +223,21 @@ def add_counts(layout, work, mask, size):
 @inner
 def store(x, layout, work, poisoned, batch, head, first):
     """Divide by the sums and turn lanes back into rows."""
-    w, e, m, acc, out = width(work.s), x.sizes[5], x.sizes[2], work.acc, x.out
-    for slot in range(held(layout, m, first)):
-        i, panel, lane = query_of(layout, m, first + slot), slot // w, slot % w
+    w, e, m, out, rows = width(work.s), x.sizes[5], x.sizes[2], x.out, work.rows
+    for slot in range(len(work.l)):
         total = work.l[slot]
-        share = total if total == 0 else 1 / total
-        source = acc[panel * e * w + lane : (panel + 1) * e * w : w]
-        row, target = work.rows[:e], out[batch, head, i]
-        for c in range(e):
-            row[c] = source[c] * share
+        work.shrink[slot] = total if total == 0 else 1 / total
+    count = held(layout, m, first)
+    for slot in range(0, count, w):
+        to_rows(rows, slot * e, work.acc, slot * e, e, work.shrink, slot)
+    for slot in range(count):
+        i, panel, lane = query_of(layout, m, first + slot), slot // w, slot % w
+        row, target = rows[slot * e : (slot + 1) * e], out[batch, head, i]
         if poisoned:
             for c in range(e):
                 row[c] += work.poison[(panel * e + c) * w + lane]
         for c in range(e):
             target[c] = row[c]
-        x.lse[batch, head, i] = (work.m[slot] + np.log2(total)) * LN2
+        x.lse[batch, head, i] = (work.m[slot] + np.log2(work.l[slot])) * LN2
     if poisoned:
         work.poison[:] = 0
