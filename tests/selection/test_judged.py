@@ -28,7 +28,7 @@ def without_one(chosen, query):
     """The selection, short of the first block of one query."""
     table = chosen.indices.copy()
     table[:, :, query, 0] = -1
-    return replace(chosen, indices=table, _lists={})
+    return replace(chosen, indices=table)
 
 
 def lines(text, sign):
