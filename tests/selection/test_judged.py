@@ -52,7 +52,7 @@ def test_a_key_of_the_future_is_drawn_where_it_is_too_much():
     def leaky(q, k, v, chosen):
         table = chosen.indices.copy()
         table[:, :, 1, 1] = 3
-        wide = replace(chosen, indices=table, visible=sr.Full(), _lists={})
+        wide = replace(chosen, indices=table, visible=sr.Full())
         return oracle(q, k, v, wide)
 
     report = sr.check(leaky, pattern=PICTURE)
@@ -152,7 +152,7 @@ def test_a_known_mistake_is_named():
     chosen = drawn()
 
     def first_head(q, k, v, pattern, **options):
-        alone = replace(pattern, indices=pattern.indices[:, :1], _lists={})
+        alone = replace(pattern, indices=pattern.indices[:, :1])
         return oracle(q, k, v, alone, **options)
 
     assert sr.diagnose(first_head, chosen)[0].ids[0] == "one-pattern-for-all"
@@ -176,7 +176,7 @@ def test_a_wrong_row_of_the_batch_is_the_one_that_is_drawn():
         table[table == 0] = -1
         if len(table) == 2:
             table[0] = pattern.indices[0]
-        return oracle(q, k, v, replace(pattern, indices=table, _lists={}))
+        return oracle(q, k, v, replace(pattern, indices=table))
 
     assert lines(sr.check(second_row, pattern=chosen), "-") == ["- . .", "- . .", "- . ."]
 
